@@ -1,0 +1,1 @@
+"""Generation evaluation and regression testing for causal language models."""

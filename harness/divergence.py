@@ -1,0 +1,112 @@
+"""How two completions differ, and whether rounding alone explains it. Pure arithmetic."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.record import Completion
+
+# Mantissa bits kept after the leading one.
+MANTISSA = {"float32": 23, "float16": 10, "bfloat16": 7}
+# Of a number of that type, the last place: a flip between two logits can come from one rounding of each.
+ULPS = 2
+# The fp32 noise over batch size, attention and prefill is 1e-5 nats; a hundred times that is still far
+# below any change of weights that was measured (the smallest, an epsilon of a norm, is 1.4e-3).
+FLOAT32_MARGIN = 1e-3
+SHOWN = 4  # tokens around the difference
+
+
+def ulp(precision: str, magnitude: float) -> float:
+    """The spacing of numbers of this type near `magnitude`."""
+    if not magnitude or not math.isfinite(magnitude):
+        return 0.0
+    return 2.0 ** (math.floor(math.log2(abs(magnitude))) - MANTISSA[precision])
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two completions first part, and by how little it could have gone the other way."""
+
+    index: int
+    margin: float | None  # nats between the two tokens in the reference; None when it was not recorded
+    tolerance: float  # the margin that rounding alone can overturn
+    precision: str
+    cause: Literal["tokens", "length"]
+
+    @property
+    def is_rounding(self) -> bool:
+        return self.margin is not None and self.margin <= self.tolerance
+
+    @property
+    def sentence(self) -> str:
+        rule = f"{ULPS} ulp of {self.precision}" if self.precision != "float32" else "float32 noise"
+        if self.margin is None:
+            return f"the other token is outside the recorded top-k: more than {rule} ({self.tolerance:.3g} nats)"
+        relation = "within" if self.is_rounding else "above"
+        return f"margin {self.margin:.3g} nats, {relation} {rule} ({self.tolerance:.3g} nats)"
+
+
+def first_difference(reference: Completion, other: Completion) -> Difference | None:
+    """The first index where the token ids differ; None when they are equal."""
+    if reference.ids == other.ids:
+        return None
+    shorter = min(len(reference.ids), len(other.ids))
+    index = next((i for i in range(shorter) if reference.ids[i] != other.ids[i]), shorter)
+    precision = coarser(reference.precision, other.precision)
+    return Difference(
+        index=index,
+        margin=_margin(reference, other, index),
+        tolerance=_tolerance(reference, other, index, precision),
+        precision=precision,
+        cause="tokens" if index < shorter else "length",
+    )
+
+
+def coarser(*precisions: str) -> str:
+    return min(precisions, key=lambda name: MANTISSA[name])
+
+
+def _margin(reference: Completion, other: Completion, index: int) -> float | None:
+    """Nats by which each side prefers its own token to the other's: the smaller of the two views.
+
+    A tie that one of the runs saw is a tie: the flip needed no more than that.
+    """
+    views = [_gap(a, b, index) for a, b in ((reference, other), (other, reference))]
+    return min((view for view in views if view is not None), default=None)
+
+
+def _gap(own: Completion, other: Completion, index: int) -> float | None:
+    if index >= len(own.steps) or index >= len(other.ids):
+        return None
+    step = own.steps[index]
+    if other.ids[index] not in step.top_ids:
+        return None
+    return abs(step.logprob - step.top_logprobs[step.top_ids.index(other.ids[index])])
+
+
+def _tolerance(reference: Completion, other: Completion, index: int, precision: str) -> float:
+    if precision == "float32":
+        return FLOAT32_MARGIN
+    logits = [side.steps[index].max_logit for side in (reference, other) if index < len(side.steps)]
+    return ULPS * ulp(precision, max((abs(logit) for logit in logits), default=0.0))
+
+
+def draw(difference: Difference, **sides: Completion) -> tuple[str, ...]:
+    """The tokens around the difference, one aligned line a side, the first difference marked by a caret."""
+    start = max(0, difference.index - SHOWN)
+    rows = {name: [_shown(token) for token in side.tokens[start : difference.index + SHOWN]] for name, side in sides.items()}
+    for name, side in sides.items():
+        if len(side.tokens) < difference.index + SHOWN:
+            rows[name].append(f"<{side.finish}>")
+    width = max(len(name) for name in rows)
+    prefix = "… " if start else ""
+    lines = [f"{name:<{width}}  {prefix}{' '.join(tokens)}" for name, tokens in rows.items()]
+    common = next(iter(rows.values()))[: difference.index - start]
+    column = width + 2 + len(prefix) + sum(len(token) + 1 for token in common)
+    return (*lines, f"{' ' * column}^ token {difference.index}")
+
+
+def _shown(token: str) -> str:
+    return repr(token)

@@ -1,0 +1,77 @@
+"""What must hold. An expectation is a frozen model whose fields are its YAML arguments, and two pure methods.
+
+To add one: write it in a file of its family, and add one line to TABLE. The suite's schema, `harness lint`
+and the docs know it from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from pydantic import Field, create_model
+
+from harness.expectations.content import Contains, Equals, JsonSchema, NotContains, Regex
+from harness.expectations.invariance import BatchInvariant, Deterministic, PaddingInvariant
+from harness.expectations.stopping import NewTokens, StopsAtEos
+from harness.inputs import Frozen
+from harness.record import Completion, Request, Verdict
+
+
+@runtime_checkable
+class Expectation(Protocol):
+    """The whole of what an expectation must know how to do."""
+
+    def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
+        """The requests whose completions `judge` is to see, in that order.
+
+        `request` is the prompt in question; `peers` are all prompts of the same test, `request` among them.
+        """
+
+    def judge(self, completions: Sequence[Completion]) -> Verdict:
+        """The verdict on those completions. Pure: never touches a model."""
+
+
+TABLE: Mapping[str, type[Frozen]] = {
+    "deterministic": Deterministic,
+    "stops_at_eos": StopsAtEos,
+    "padding_invariant": PaddingInvariant,
+    "batch_invariant": BatchInvariant,
+    "new_tokens": NewTokens,
+    "contains": Contains,
+    "not_contains": NotContains,
+    "regex": Regex,
+    "equals": Equals,
+    "json_schema": JsonSchema,
+}
+
+
+class _Expect(Frozen):
+    """What must hold for every prompt of the test."""
+
+    pass_rate: float | None = Field(
+        None, gt=0, le=1, description="Judge the test as a whole: this share of its prompts must meet everything."
+    )
+
+    def expectations(self) -> dict[str, Expectation]:
+        """The expectations that were written, by name, in the order of the table."""
+        return {name: value for name in TABLE if (value := getattr(self, name)) is not None}
+
+
+if TYPE_CHECKING:
+    Expect = _Expect
+else:
+    Expect = create_model(
+        "Expect",
+        __base__=_Expect,
+        __doc__=_Expect.__doc__,
+        **{name: (kind | None, Field(None, description=kind.__doc__.split("\n")[0])) for name, kind in TABLE.items()},
+    )
+
+
+def fill(expectation: Expectation, row: Mapping[str, Any]) -> Expectation:
+    """The expectation with {column} replaced by the row's values, wherever it holds text."""
+    if not row or not isinstance(expectation, Frozen):
+        return expectation
+    fields = {name: expectation.filled(name, row) for name in type(expectation).model_fields}
+    return expectation.model_copy(update=fields)  # type: ignore[return-value]

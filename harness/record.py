@@ -1,0 +1,221 @@
+"""The nouns of a run. Frozen; everything that is judged, stored or reported is one of these."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+from harness.inputs import Generation, Message, Model
+
+Finish = Literal["eos", "stop", "length"]
+Status = Literal["passed", "failed", "error", "skipped"]
+Padding = Literal["left", "right", "shipped"]
+
+
+@dataclass(frozen=True)
+class Target:
+    """One thing to load: a model at a quantization level. One row of a comparison."""
+
+    name: str
+    model_name: str
+    model: Model
+    quantization: str = "none"
+
+    @property
+    def axes(self) -> dict[str, str]:
+        """The words by which `only` and `xfail` choose among targets."""
+        return {
+            "model": self.model_name,
+            "quantization": self.quantization,
+            "dtype": self.model.dtype,
+            "attention": self.model.attention or "",
+        }
+
+
+@dataclass(frozen=True)
+class Text:
+    """What one prompt says once its row is filled in: text as it stands, or chat messages."""
+
+    text: str | None = None
+    messages: tuple[Message, ...] | None = None
+
+    @property
+    def last(self) -> str:
+        return self.text if self.messages is None else self.messages[-1].content  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A fixed batch: its rows are part of a request's identity, because neighbours change the numbers."""
+
+    rows: tuple[Text, ...]
+    position: int
+    padding: Padding = "left"
+    attention_mask: bool = True
+
+
+@dataclass(frozen=True)
+class Request:
+    """One row to generate. Equal requests are generated once.
+
+    layout: "any" leaves batching to the scheduler; "alone" is a batch of one; a Batch is exactly that batch.
+    repeat: 0, 1, 2 … are different requests, really generated again.
+    """
+
+    prompt: Text
+    generation: Generation
+    layout: Literal["any", "alone"] | Batch = "any"
+    repeat: int = 0
+    fresh_process: bool = False
+    kind: Literal["generate"] = "generate"
+
+    def replace(self, **changes: Any) -> Request:
+        return dataclasses.replace(self, **changes)
+
+    @cached_property
+    def id(self) -> str:
+        """Content id: the same request has the same id in every run."""
+        text = json.dumps(to_data(self), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.prompt, self.generation, self.layout, self.repeat, self.fresh_process, self.kind))
+
+    def __hash__(self) -> int:
+        # Requests are keys everywhere and hold whole prompts; hashing them once is worth the line.
+        return self._hash
+
+
+@dataclass(frozen=True)
+class Step:
+    """What was recorded at one generated token: raw log-probabilities, before any processor."""
+
+    logprob: float
+    top_ids: tuple[int, ...]
+    top_logprobs: tuple[float, ...]
+    max_logit: float
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What came back for one request."""
+
+    request: Request
+    prompt_text: str
+    prompt_ids: tuple[int, ...]
+    ids: tuple[int, ...]
+    tokens: tuple[str, ...]
+    text: str
+    finish: Finish
+    steps: tuple[Step, ...] = ()
+    precision: str = "float32"  # the coarsest arithmetic on the way: float32, bfloat16 or float16
+    generation_config: Mapping[str, Any] = field(default_factory=dict)  # effective, as generate() resolved it
+    padding: str = ""  # the side this row was really padded on; "" when it was not padded
+    pads: int = 0
+    batch_size: int = 1
+    split_after_oom: bool = False
+    seconds: float = 0.0  # of the whole batch
+    memory_bytes: int = 0
+    warnings: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def new_tokens(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A request that could not be answered; its checks are in error, the others go on."""
+
+    request: Request
+    kind: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One sentence, and the numbers behind it."""
+
+    status: Status
+    reason: str
+    numbers: Mapping[str, float | int | str] = field(default_factory=dict)
+    details: tuple[str, ...] = ()  # expected/got with the tokens around the difference
+
+
+@dataclass(frozen=True)
+class TargetFacts:
+    """What a target really was once loaded: the effective values, not the ones asked for."""
+
+    target: str
+    device: str = ""
+    dtype: str = ""
+    attention: str = ""
+    cache: str = ""
+    tokenizer: str = ""
+    padding_side: str = ""  # as shipped
+    pad_token_id: int | None = None
+    pad_token_from: str = ""
+    eos_token_ids: tuple[int, ...] = ()
+    context_window: int | None = None
+    vocabulary: int = 0
+    weights: str = ""  # where they were loaded from
+    weights_digest: str = ""
+    weight_bytes: int = 0
+    modules: Mapping[str, int] = field(default_factory=dict)  # "Linear4bit/uint8": 210
+    generation_config: Mapping[str, Any] = field(default_factory=dict)  # the model's own, as shipped
+    autocast: bool = False
+    load_seconds: float = 0.0
+    warnings: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One verdict of a run: a check's expectation on one target. One row of results."""
+
+    check: str  # node id
+    suite: str
+    file: str
+    line: int
+    test: str
+    target: str
+    model: str
+    quantization: str
+    prompt: str  # "" for a check over all prompts of its test
+    generation: str
+    expectation: str
+    verdict: Verdict
+    xfail: str = ""
+    marks: tuple[str, ...] = ()
+    requests: tuple[str, ...] = ()  # ids of the completions it was judged on
+    text: str = ""
+    new_tokens: int | None = None
+    finish: str = ""
+    seconds: float | None = None
+
+    @property
+    def outcome(self) -> str:
+        """The status as a reader of the report sees it: known failures have a word of their own."""
+        if self.xfail and self.verdict.status == "failed":
+            return "xfailed"
+        if self.xfail and self.verdict.status == "passed":
+            return "xpassed"
+        return self.verdict.status
+
+
+def to_data(value: Any) -> Any:
+    """Any noun as plain JSON data."""
+    if isinstance(value, (Generation, Model, Message)):
+        return value.model_dump(mode="json", exclude_defaults=True)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: to_data(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): to_data(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_data(item) for item in value]
+    return value

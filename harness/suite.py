@@ -1,0 +1,84 @@
+"""The nouns of a suite file: what `load` makes of the YAML. Frozen."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, StrictInt, StrictStr, field_validator, model_validator
+
+from harness.expectations import Expect
+from harness.inputs import GREEDY, Attention, Dtype, Frozen, Generation, Level, Model, Name, Prompt
+
+Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+
+class Where(Frozen):
+    """Which targets (and prompts) are meant: all of these must fit; a list means any of it."""
+
+    model: Names | None = Field(None, description="Names of models.")
+    quantization: tuple[Level, ...] | None = Field(None, min_length=1, description="Quantization levels.")
+    dtype: tuple[Dtype, ...] | None = Field(None, min_length=1, description="Types of the weights, as the suite asks.")
+    attention: tuple[Attention, ...] | None = Field(None, min_length=1, description="Attention implementations.")
+    device: Names | None = Field(None, description="Kinds of device: cpu, cuda, mps.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_is_a_list_of_one(cls, value: object) -> object:
+        if not isinstance(value, dict):
+            return value
+        lists = set(Where.model_fields) | {"prompt"}
+        return {key: [item] if key in lists and isinstance(item, str) else item for key, item in value.items()}
+
+
+class KnownFailure(Where):
+    """A failure that is known, and why. It shows as xfailed; when it stops failing, as xpassed."""
+
+    prompt: Names | None = Field(None, description="Names of prompts.")
+    reason: StrictStr = Field(min_length=1, description="Why it fails: a sentence for the reader of the report.")
+
+
+class Test(Frozen):
+    """Prompts × generation × what must hold."""
+
+    __test__ = False  # not a class for pytest to collect
+
+    name: Name = Field(description="Unique in the suite; part of the node id.")
+    description: StrictStr | None = Field(None, description="What it guards against.")
+    prompts: Names = Field(description="Names of prompts of this suite.")
+    generation: Name = Field("greedy", description="Name of a generation config of this suite.")
+    expect: Expect = Field(description="What must hold.")
+    only: Where | None = Field(None, description="Run it on these targets only; it is skipped elsewhere.")
+    xfail: tuple[KnownFailure, ...] = Field((), description="Known failures, each with its reason.")
+    marks: tuple[Name, ...] = Field((), description="pytest marks, for -m.")
+
+    @field_validator("expect")
+    @classmethod
+    def _expects_something(cls, expect: Expect) -> Expect:
+        if not expect.expectations():
+            raise ValueError("nothing is expected; write at least one expectation")
+        return expect
+
+
+class Suite(Frozen):
+    """One YAML file: models, quantization levels, prompts, generation configs, tests."""
+
+    suite: Name = Field(description="Name of the suite.")
+    description: StrictStr | None = Field(None, description="What it is for.")
+    extends: StrictStr | None = Field(None, description="Another suite file to build on; what is written here wins.")
+    models: dict[Name, Model] = Field(min_length=1, description="Models by name.")
+    quantization: tuple[Level, ...] = Field(("none",), min_length=1, description="Levels; each model runs at each.")
+    dtype: tuple[Dtype, ...] | None = Field(None, min_length=1, description="A further axis: types of the weights.")
+    attention: tuple[Attention, ...] | None = Field(None, min_length=1, description="A further axis: attention.")
+    baseline: Where | None = Field(None, description="The target that the others are compared with.")
+    batch_size: StrictInt | None = Field(
+        None, ge=1, le=1024, description="Rows per batch. Unset: 16 in float32; 1 elsewhere, where shapes change tokens."
+    )
+    top_k_logprobs: StrictInt = Field(20, ge=2, le=1000, description="Log-probabilities recorded per token.")
+    generation: dict[Name, Generation] = Field(
+        default_factory=dict, description="Generation configs by name; `greedy` is the default of tests."
+    )
+    prompts: dict[Name, Prompt] = Field(min_length=1, description="Prompts by name.")
+    tests: tuple[Test, ...] = Field(min_length=1, description="What must hold.")
+
+    def generation_named(self, name: str) -> Generation:
+        return self.generation[name] if name in self.generation else GREEDY
