@@ -30,7 +30,7 @@ class Difference:
     """Where two completions first part, and by how little it could have gone the other way."""
 
     index: int
-    margin: float | None  # nats between the two tokens in the reference; None when it was not recorded
+    margin: float | None  # nats between the two tokens; None when one is outside the other's recorded top-k
     tolerance: float  # the margin that rounding alone can overturn
     precision: str
     cause: Literal["tokens", "length"]
@@ -69,12 +69,12 @@ def coarser(*precisions: str) -> str:
 
 
 def _margin(reference: Completion, other: Completion, index: int) -> float | None:
-    """Nats by which each side prefers its own token to the other's: the smaller of the two views.
+    """Nats by which each side prefers its own token to the other's: the larger of the two views.
 
-    A tie that one of the runs saw is a tie: the flip needed no more than that.
+    A flip is rounding only if both sides saw a near-tie; a side that is sure of its token was changed by more.
     """
     views = [_gap(a, b, index) for a, b in ((reference, other), (other, reference))]
-    return min((view for view in views if view is not None), default=None)
+    return None if None in views else max(view for view in views if view is not None)
 
 
 def _gap(own: Completion, other: Completion, index: int) -> float | None:
@@ -96,9 +96,10 @@ def _tolerance(reference: Completion, other: Completion, index: int, precision: 
 def draw(difference: Difference, **sides: Completion) -> tuple[str, ...]:
     """The tokens around the difference, one aligned line a side, the first difference marked by a caret."""
     start = max(0, difference.index - SHOWN)
-    rows = {name: [_shown(token) for token in side.tokens[start : difference.index + SHOWN]] for name, side in sides.items()}
+    end = difference.index + SHOWN
+    rows = {name: [repr(token) for token in side.tokens[start:end]] for name, side in sides.items()}
     for name, side in sides.items():
-        if len(side.tokens) < difference.index + SHOWN:
+        if len(side.tokens) < end:
             rows[name].append(f"<{side.finish}>")
     width = max(len(name) for name in rows)
     prefix = "… " if start else ""
@@ -106,7 +107,3 @@ def draw(difference: Difference, **sides: Completion) -> tuple[str, ...]:
     common = next(iter(rows.values()))[: difference.index - start]
     column = width + 2 + len(prefix) + sum(len(token) + 1 for token in common)
     return (*lines, f"{' ' * column}^ token {difference.index}")
-
-
-def _shown(token: str) -> str:
-    return repr(token)

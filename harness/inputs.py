@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, StrictFloat, StrictInt, StrictStr, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetJsonSchemaHandler,
+    StrictBool,
+    StrictFloat,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 Name = Annotated[
     StrictStr,
@@ -13,13 +25,19 @@ Name = Annotated[
 Dtype = Literal["auto", "float32", "bfloat16", "float16"]
 Attention = Literal["eager", "sdpa", "flash_attention_2", "flex_attention"]
 Level = Annotated[Name, Field(description="A quantization level by name, e.g. none, int8, nf4 or fp4.")]
-Number = StrictInt | StrictFloat
+Number = StrictInt | Annotated[StrictFloat, Field(allow_inf_nan=False)]
 
 
 class Frozen(BaseModel):
     """A noun of the suite: closed keys, strict types, hashable once made."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def either(short: JsonSchemaValue, full: JsonSchemaValue) -> JsonSchemaValue:
+    """JSON Schema of a noun that also has a short form."""
+    described = {"description": full["description"]} if "description" in full else {}
+    return {**described, "anyOf": [short, {key: value for key, value in full.items() if key != "description"}]}
 
 
 class Message(Frozen):
@@ -40,6 +58,10 @@ class Prompt(Frozen):
         None, min_length=1, description="One prompt per row: {column} is replaced in the text and in expectations."
     )
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return either({"type": "string"}, handler.resolve_ref_schema(handler(core_schema)))
+
     @model_validator(mode="before")
     @classmethod
     def _plain_text(cls, value: Any) -> Any:
@@ -50,6 +72,10 @@ class Prompt(Frozen):
         if (self.text is None) == (self.messages is None):
             raise ValueError("a prompt has either text or messages")
         return self
+
+
+def _have(names: list[str]) -> str:
+    return f"{' and '.join(names)} {'has' if len(names) == 1 else 'have'}"
 
 
 class Generation(Frozen):
@@ -81,10 +107,10 @@ class Generation(Frozen):
     def _every_argument_has_an_effect(self) -> Generation:
         idle = [name for name in ("temperature", "top_k", "top_p", "min_p") if getattr(self, name) is not None]
         if idle and self.do_sample is not True:
-            raise ValueError(f"{' and '.join(idle)} have no effect without do_sample: true")
+            raise ValueError(f"{_have(idle)} no effect without do_sample: true")
         beams = [name for name in ("length_penalty", "early_stopping") if getattr(self, name) is not None]
         if beams and (self.num_beams or 1) == 1:
-            raise ValueError(f"{' and '.join(beams)} have no effect without num_beams above 1")
+            raise ValueError(f"{_have(beams)} no effect without num_beams above 1")
         if self.min_new_tokens and self.max_new_tokens and self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         return self
@@ -130,11 +156,17 @@ class Model(Frozen):
     padding_side: Literal["left", "right"] | None = Field(
         None, description="What your deployment sets; unset: the tokenizer's side as shipped."
     )
-    trust_remote_code: StrictBool = Field(False, description="Run code that comes with the model. Off unless you say so.")
+    trust_remote_code: StrictBool = Field(
+        False, description="Run code that comes with the model. Off unless you say so."
+    )
     backend: Literal["transformers", "scripted"] = Field("transformers", description="What generates.")
     completions: tuple[ScriptedCompletion, ...] | None = Field(
         None, description="Answers of a scripted model (backend: scripted)."
     )
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return either({"type": "string"}, handler.resolve_ref_schema(handler(core_schema)))
 
     @model_validator(mode="before")
     @classmethod

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
@@ -54,7 +54,6 @@ class Batch:
     """A fixed batch: its rows are part of a request's identity, because neighbours change the numbers."""
 
     rows: tuple[Text, ...]
-    position: int
     padding: Padding = "left"
     attention_mask: bool = True
 
@@ -97,9 +96,9 @@ class Step:
     """What was recorded at one generated token: raw log-probabilities, before any processor."""
 
     logprob: float
-    top_ids: tuple[int, ...]
-    top_logprobs: tuple[float, ...]
-    max_logit: float
+    top_ids: Sequence[int]  # arrays: a tuple of Python floats would cost five times the memory
+    top_logprobs: Sequence[float]
+    max_logit: float  # the largest: near it lies what rounding can flip
 
 
 @dataclass(frozen=True)

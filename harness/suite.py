@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import Field, GetJsonSchemaHandler, StrictInt, StrictStr, field_validator, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from harness.expectations import Expect
 from harness.inputs import GREEDY, Attention, Dtype, Frozen, Generation, Level, Model, Name, Prompt
@@ -20,6 +22,14 @@ class Where(Frozen):
     dtype: tuple[Dtype, ...] | None = Field(None, min_length=1, description="Types of the weights, as the suite asks.")
     attention: tuple[Attention, ...] | None = Field(None, min_length=1, description="Attention implementations.")
     device: Names | None = Field(None, description="Kinds of device: cpu, cuda, mps.")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        schema = handler.resolve_ref_schema(handler(core_schema))
+        for field in schema["properties"].values():
+            lists = [kind for kind in field.get("anyOf", ()) if kind.get("type") == "array"]
+            field |= {"anyOf": [*(kind["items"] for kind in lists), *lists]} if lists else {}
+        return schema
 
     @model_validator(mode="before")
     @classmethod
@@ -71,7 +81,10 @@ class Suite(Frozen):
     attention: tuple[Attention, ...] | None = Field(None, min_length=1, description="A further axis: attention.")
     baseline: Where | None = Field(None, description="The target that the others are compared with.")
     batch_size: StrictInt | None = Field(
-        None, ge=1, le=1024, description="Rows per batch. Unset: 16 in float32; 1 elsewhere, where shapes change tokens."
+        None,
+        ge=1,
+        le=1024,
+        description="Rows per batch. Unset: 16 in float32; 1 elsewhere, where shapes change tokens.",
     )
     top_k_logprobs: StrictInt = Field(20, ge=2, le=1000, description="Log-probabilities recorded per token.")
     generation: dict[Name, Generation] = Field(
@@ -81,4 +94,4 @@ class Suite(Frozen):
     tests: tuple[Test, ...] = Field(min_length=1, description="What must hold.")
 
     def generation_named(self, name: str) -> Generation:
-        return self.generation[name] if name in self.generation else GREEDY
+        return self.generation.get(name, GREEDY)

@@ -13,8 +13,9 @@ from pydantic import Field, create_model
 
 from harness.expectations.content import Contains, Equals, JsonSchema, NotContains, Regex
 from harness.expectations.invariance import BatchInvariant, Deterministic, PaddingInvariant
+from harness.expectations.shorthand import Written
 from harness.expectations.stopping import NewTokens, StopsAtEos
-from harness.inputs import Frozen
+from harness.inputs import Frozen, Number
 from harness.record import Completion, Request, Verdict
 
 
@@ -49,7 +50,7 @@ TABLE: Mapping[str, type[Frozen]] = {
 class _Expect(Frozen):
     """What must hold for every prompt of the test."""
 
-    pass_rate: float | None = Field(
+    pass_rate: Number | None = Field(
         None, gt=0, le=1, description="Judge the test as a whole: this share of its prompts must meet everything."
     )
 
@@ -71,7 +72,7 @@ else:
 
 def fill(expectation: Expectation, row: Mapping[str, Any]) -> Expectation:
     """The expectation with {column} replaced by the row's values, wherever it holds text."""
-    if not row or not isinstance(expectation, Frozen):
+    if not row or not isinstance(expectation, Written):
         return expectation
     fields = {name: expectation.filled(name, row) for name in type(expectation).model_fields}
-    return expectation.model_copy(update=fields)  # type: ignore[return-value]
+    return expectation.model_copy(update=fields)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import BeforeValidator, Field, StrictBool, StrictStr, field_validator
-from typing_extensions import Annotated
+from pydantic import BeforeValidator, ConfigDict, Field, StrictBool, StrictStr, WithJsonSchema, field_validator
 
 from harness.expectations.shorthand import COLUMN, Written
 from harness.record import Completion, Request, Verdict
@@ -20,7 +19,8 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-Texts = Annotated[tuple[StrictStr, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+_TEXTS_SCHEMA = {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+Texts = Annotated[tuple[StrictStr, ...], BeforeValidator(_as_tuple), Field(min_length=1), WithJsonSchema(_TEXTS_SCHEMA)]
 
 
 def quote(text: str) -> str:
@@ -133,7 +133,7 @@ class JsonSchema(_Content):
     value_field: ClassVar[str] = "json_schema_"
     json_schema_: dict[str, Any] = Field(alias="schema", description="A JSON Schema.")
 
-    model_config = {**Written.model_config, "populate_by_name": True}
+    model_config = ConfigDict(populate_by_name=True)
 
     @field_validator("json_schema_")
     @classmethod

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
@@ -35,7 +35,8 @@ class Deterministic(Written):
     runs: StrictInt = Field(2, ge=2, le=50, description="How often it is generated; every time for real.")
     fresh_process: StrictBool = Field(False, description="The last run is made in a new process.")
     allow_rounding: StrictBool = Field(
-        False, description="Accept a flip that 2 ulp of a 16-bit type explain (repeats of one shape are exact otherwise)."
+        False,
+        description="Accept a flip that 2 ulp of a 16-bit type explain (repeats of one shape are exact otherwise).",
     )
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
@@ -79,13 +80,14 @@ class PaddingInvariant(Written):
 
     value_field: ClassVar[str] = ""
     side: Literal["left", "right", "shipped"] = Field(
-        "left", description="left; right; or shipped: the side of the tokenizer (or model.padding_side), as a pipeline pads."
+        "left",
+        description="left; right; or shipped: the side of the tokenizer (or model.padding_side), as a pipeline pads.",
     )
     attention_mask: StrictBool = Field(True, description="false: leave the mask out, as careless code does.")
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
         rows = (*_distinct(peers), *FILLERS[:1])
-        batch = Batch(rows, rows.index(request.prompt), self.side, self.attention_mask)
+        batch = Batch(rows, self.side, self.attention_mask)
         return (request.replace(layout="alone"), request.replace(layout=batch))
 
     def judge(self, completions: Sequence[Completion]) -> Verdict:
@@ -103,7 +105,9 @@ class BatchInvariant(Written):
     """Generated in batches of these sizes, the prompt gives the same tokens as alone."""
 
     value_field: ClassVar[str] = ""
-    sizes: tuple[StrictInt, ...] = Field((1, 4), min_length=1, description="Batch sizes, each from 1 to 64.")
+    sizes: tuple[Annotated[StrictInt, Field(ge=1, le=64)], ...] = Field(
+        (1, 4), min_length=1, description="Batch sizes, each from 1 to 64."
+    )
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
         layouts = [_batch(request, peers, size) for size in self.sizes if size > 1]
@@ -112,7 +116,8 @@ class BatchInvariant(Written):
     def judge(self, completions: Sequence[Completion]) -> Verdict:
         alone, *batched = completions
         verdicts = [
-            _same(alone, other, f"in a batch of {other.batch_size}", {"batch_size": other.batch_size}) for other in batched
+            _same(alone, other, f"in a batch of {other.batch_size}", {"batch_size": other.batch_size})
+            for other in batched
         ]
         failed = [verdict for verdict in verdicts if verdict.status == "failed"]
         if failed:
@@ -133,8 +138,7 @@ def _batch(request: Request, peers: Sequence[Request], size: int) -> Batch:
     chunk = prompts[start : start + size]
     others = [text for text in FILLERS if text not in chunk]
     padding = [others[i % len(others)] for i in range(size - len(chunk))]
-    rows = (*chunk, *padding)
-    return Batch(rows, rows.index(request.prompt))
+    return Batch((*chunk, *padding))
 
 
 def _distinct(peers: Sequence[Request]) -> tuple[Text, ...]:

@@ -6,9 +6,11 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from pydantic import model_validator
+from pydantic import GetJsonSchemaHandler, model_validator
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
-from harness.inputs import Frozen
+from harness.inputs import Frozen, either
 
 COLUMN = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -23,11 +25,22 @@ class Written(Frozen):
 
     # The field that a bare value goes to; "" where only `true` makes sense.
     value_field: ClassVar[str] = ""
+    # What else than a mapping may be written where there is no such field, as JSON Schema.
+    bare: ClassVar[Mapping[str, Any]] = {"const": True}
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        full = handler.resolve_ref_schema(handler(core_schema))
+        if not cls.value_field:
+            return either(dict(cls.bare), full)
+        field = cls.model_fields[cls.value_field]
+        return either(full["properties"][field.alias or cls.value_field], full)
 
     @model_validator(mode="before")
     @classmethod
     def _short_forms(cls, value: Any) -> Any:
-        if isinstance(value, dict) and (not cls.value_field or set(value) <= set(cls.model_fields)):
+        keys = {field.alias or name for name, field in cls.model_fields.items()}
+        if isinstance(value, dict) and (not cls.value_field or set(value) <= keys):
             return value
         if cls.value_field:
             return {cls.value_field: value}
@@ -35,7 +48,8 @@ class Written(Frozen):
             return {}
         if value is False:
             raise ValueError("leave the expectation out instead of writing false")
-        raise ValueError(f"expected true or a mapping of {', '.join(cls.model_fields)}")
+        simple = "true" if "const" in cls.bare else "a number"
+        raise ValueError(f"expected {simple} or a mapping of {', '.join(cls.model_fields)}")
 
     def filled(self, name: str, row: Mapping[str, Any]) -> Any:
         return _filled(getattr(self, name), row)

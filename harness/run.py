@@ -1,0 +1,278 @@
+"""Drives backends over a plan. The only loop: the command line and pytest both ask this object for verdicts.
+
+A check pulls just the batches that its own requests are in, so `-x` and a selection cost what they should.
+One target is resident at a time.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Protocol
+
+from harness import backends
+from harness.backends import Backend, process
+from harness.environment import describe
+from harness.errors import CannotRun, LevelUnavailable
+from harness.plan import Case, Check
+from harness.record import Completion, Failure, Record, Request, Status, Target, TargetFacts, Verdict
+from harness.schedule import batches, unite
+from harness.store import Results
+
+Answer = Completion | Failure
+
+
+class Observer(Protocol):
+    """Told what is going on; draws progress, or keeps quiet."""
+
+    def says(self, message: str) -> None:
+        """Something that takes a while has begun."""
+
+    def batch(self, target: Target, done: int, total: int) -> None:
+        """So many of the target's requests are answered."""
+
+
+class Quiet:
+    """The observer that says nothing."""
+
+    def says(self, message: str) -> None: ...
+
+    def batch(self, target: Target, done: int, total: int) -> None: ...
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A check and what came of it, one record for each expectation."""
+
+    check: Check
+    records: tuple[Record, ...]
+
+    @property
+    def status(self) -> Status:
+        """The worst of its verdicts."""
+        order: tuple[Status, ...] = ("error", "failed", "skipped", "passed")
+        return min((record.verdict.status for record in self.records), key=order.index)
+
+    @property
+    def worst(self) -> Record:
+        return next(record for record in self.records if record.verdict.status == self.status)
+
+
+@dataclass
+class _Work:
+    """What is asked of one target, and what has been answered."""
+
+    answered_by: Mapping[Request, Request]
+    answers: dict[Request, Answer] = field(default_factory=dict)
+    batch_of: dict[Request, tuple[Request, ...]] = field(default_factory=dict)  # filled once the target is loaded
+    error: CannotRun | None = None
+    facts: TargetFacts | None = None
+
+
+class Runner:
+    """Reaches the verdicts of these checks."""
+
+    def __init__(self, checks: Sequence[Check], observer: Observer | None = None) -> None:
+        self.checks = tuple(checks)
+        self.observer = observer or Quiet()
+        self.judged: list[Judged] = []
+        self._loaded: tuple[Target, Backend] | None = None
+        self._work: dict[Target, _Work] = {}
+        self._began = time.monotonic()
+        self._started = datetime.now(UTC)
+        asked: dict[Target, list[Request]] = {}
+        for check in self.checks:
+            if not check.skip:
+                asked.setdefault(check.target, []).extend(check.needs())
+        self._asked = sum(map(len, asked.values()))
+        self._work = {target: _Work(unite(tuple(dict.fromkeys(requests)))) for target, requests in asked.items()}
+
+    def judge(self, check: Check) -> Judged:
+        """Generate what this check still lacks, and judge it."""
+        judged = Judged(check, tuple(self._records(check)))
+        self.judged.append(judged)
+        return judged
+
+    def run(self) -> Iterable[Judged]:
+        """All checks, target by target, so that each is loaded once."""
+        order = {target: number for number, target in enumerate(dict.fromkeys(check.target for check in self.checks))}
+        for check in sorted(self.checks, key=lambda check: order[check.target]):
+            yield self.judge(check)
+
+    def close(self) -> None:
+        """Give the resident target's memory back."""
+        if self._loaded:
+            self._loaded[1].close()
+            self._loaded = None
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How much was asked, how much of it was different, how much was really generated."""
+        return {
+            "asked": self._asked,
+            "distinct": sum(len(work.answered_by) for work in self._work.values()),
+            "generated": sum(len(work.answers) for work in self._work.values()),
+        }
+
+    def results(self, command: str = "") -> Results:
+        """Everything that came of it, as it is stored and reported."""
+        answers = [(t.name, answer) for t, work in self._work.items() for answer in work.answers.values()]
+        suites = {check.suite.suite: {"name": check.suite.suite, "file": check.file} for check in self.checks}
+        return Results(
+            records=tuple(record for judged in self.judged for record in judged.records),
+            completions=tuple((name, answer) for name, answer in answers if isinstance(answer, Completion)),
+            failures=tuple((name, answer) for name, answer in answers if isinstance(answer, Failure)),
+            facts=tuple(work.facts for work in self._work.values() if work.facts),
+            counts=self.counts,
+            suites=tuple(suites.values()),
+            started=self._started.isoformat(timespec="seconds"),
+            seconds=time.monotonic() - self._began,
+            environment=describe(),
+            command=command,
+            errors=tuple(f"{t.name}: {work.error}" for t, work in self._work.items() if work.error),
+            complete=len(self.judged) == len(self.checks),
+        )
+
+    def _records(self, check: Check) -> Iterable[Record]:
+        if check.skip:
+            yield _record(check, "", Verdict("skipped", check.skip))
+            return
+        try:
+            backend = self._backend(check)
+        except LevelUnavailable as error:
+            yield _record(check, "", Verdict("skipped", str(error)))
+            return
+        except CannotRun as error:
+            yield _record(check, "", Verdict("error", str(error), {"kind": error.kind}))
+            return
+        device = backend.facts.device.split(":")[0]
+        if check.devices and device not in check.devices:
+            reason = f"this test is for {' or '.join(check.devices)} (`only`), the target is on {device}"
+            yield _record(check, "", Verdict("skipped", reason))
+            return
+        judged = [(case, self._judge_case(check, case)) for case in check.cases]
+        if check.test.expect.pass_rate is None:
+            yield from _each(check, judged[0][1], check.xfail(device))
+        else:
+            yield _rate(check, check.test.expect.pass_rate, judged, check.xfail(device))
+
+    def _judge_case(self, check: Check, case: Case) -> dict[str, tuple[Verdict, list[Answer]]]:
+        judged = {}
+        for name, expectation in case.expectations.items():
+            answers = [self._answer(check, request) for request in case.needs[name]]
+            judged[name] = (_verdict(expectation.judge, answers), answers)
+        return judged
+
+    def _answer(self, check: Check, request: Request) -> Answer:
+        work = self._work[check.target]
+        request = work.answered_by[request]
+        if request not in work.answers:
+            self._generate(check, work.batch_of[request])
+        return work.answers[request]
+
+    def _generate(self, check: Check, batch: Sequence[Request]) -> None:
+        work, target = self._work[check.target], check.target
+        if batch[0].fresh_process:
+            answers: Sequence[Answer] = process.generate(target, check.suite.top_k_logprobs, batch)
+        else:
+            backend = self._backend(check)
+            answers = backend.generate(batch)
+            work.facts = backend.facts
+        work.answers.update(zip(batch, answers, strict=True))
+        self.observer.batch(target, len(work.answers), len(work.batch_of))
+
+    def _backend(self, check: Check) -> Backend:
+        """The check's target, loaded; the one before it makes room first."""
+        target, work = check.target, self._work[check.target]
+        if work.error:
+            raise work.error
+        if self._loaded and self._loaded[0] == target:
+            return self._loaded[1]
+        self.close()
+        try:
+            backend = backends.load(target, top_k=check.suite.top_k_logprobs, progress=self.observer.says)
+        except CannotRun as error:
+            work.error = error
+            raise
+        self._loaded = (target, backend)
+        work.facts = backend.facts
+        if not work.batch_of:
+            self._plan_batches(check, backend)
+        return backend
+
+    def _plan_batches(self, check: Check, backend: Backend) -> None:
+        work = self._work[check.target]
+        exact = backend.facts.dtype == "float32" and check.target.quantization == "none"
+        requests = tuple(dict.fromkeys(work.answered_by.values()))
+        for batch in batches(requests, backend.length, exact=exact, rows=check.suite.batch_size):
+            work.batch_of.update(dict.fromkeys(batch, batch))
+
+
+def _verdict(judge: Callable[[Sequence[Completion]], Verdict], answers: Sequence[Answer]) -> Verdict:
+    failures = [answer for answer in answers if isinstance(answer, Failure)]
+    if failures:
+        return Verdict("error", failures[0].message, {"kind": failures[0].kind})
+    try:
+        return judge([answer for answer in answers if isinstance(answer, Completion)])
+    except Exception as error:  # an expectation that breaks is that check's error, not the run's end
+        return Verdict("error", f"the expectation itself failed: {type(error).__name__}: {error}")
+
+
+def _each(check: Check, judged: Mapping[str, tuple[Verdict, list[Answer]]], xfail: str) -> Iterable[Record]:
+    """One record for each expectation. Where one fails as known, those beside it that pass just pass."""
+    failed = any(verdict.status == "failed" for verdict, _ in judged.values())
+    for name, (verdict, answers) in judged.items():
+        known = xfail if verdict.status == "failed" or not failed else ""
+        yield _record(check, name, verdict, answers, known)
+
+
+def _rate(
+    check: Check,
+    wanted: float,
+    judged: Sequence[tuple[Case, Mapping[str, tuple[Verdict, list[Answer]]]]],
+    xfail: str,
+) -> Record:
+    """One verdict over all prompts of the test."""
+    verdicts = [(case, verdict) for case, by_name in judged for verdict, _ in by_name.values()]
+    answers = [answer for _, by_name in judged for _, given in by_name.values() for answer in given]
+    worst = {case.name: verdict for case, verdict in verdicts if verdict.status != "passed"}
+    error = next(((name, verdict) for name, verdict in worst.items() if verdict.status == "error"), None)
+    if error:
+        verdict = Verdict("error", f"prompt {error[0]} could not be judged: {error[1].reason}", error[1].numbers)
+        return _record(check, "pass_rate", verdict, answers, xfail)
+    met = len(judged) - len(worst)
+    reason = f"{met} of {len(judged)} prompts meet it ({met / len(judged):.0%}), at least {wanted:.0%} wanted"
+    details = tuple(f"{name}: {verdict.reason}" for name, verdict in worst.items())
+    numbers = {"met": met, "prompts": len(judged), "wanted": wanted}
+    status: Status = "passed" if met / len(judged) >= wanted else "failed"
+    return _record(check, "pass_rate", Verdict(status, reason, numbers, details), answers, xfail)
+
+
+def _record(
+    check: Check, expectation: str, verdict: Verdict, answers: Sequence[Answer] = (), xfail: str = ""
+) -> Record:
+    completions = [answer for answer in answers if isinstance(answer, Completion)]
+    shown = completions[0] if completions and check.prompt else None
+    return Record(
+        check=check.id,
+        suite=check.suite.suite,
+        file=check.file,
+        line=check.line,
+        test=check.test.name,
+        target=check.target.name,
+        model=check.target.model_name,
+        quantization=check.target.quantization,
+        prompt=check.prompt,
+        generation=check.test.generation,
+        expectation=expectation,
+        verdict=verdict,
+        xfail=xfail,
+        marks=check.test.marks,
+        requests=tuple(answer.request.id for answer in answers),
+        text=shown.text if shown else "",
+        new_tokens=shown.new_tokens if shown else None,
+        finish=shown.finish if shown else "",
+        seconds=shown.seconds if shown else None,
+    )

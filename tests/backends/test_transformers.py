@@ -1,0 +1,438 @@
+"""The transformers backend on tiny real models: what it generates, records and refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness import backends
+from harness.errors import LevelMismatch, ModelUnavailable
+from harness.inputs import Generation, Message, Model
+from harness.record import Batch, Completion, Failure, Request, Target, Text
+
+ARCHITECTURES = ["llama", "gpt2", "gpt_neox", "opt"]
+GREEDY = Generation(do_sample=False, max_new_tokens=12)
+SHORT, LONG = Text(text="w1 w2 w3"), Text(text=" ".join(f"w{n}" for n in range(5, 25)))
+
+
+def target(path: Path, quantization: str = "none", **model: Any) -> Target:
+    return Target(
+        "tiny", "tiny", Model(path=str(path), **({"dtype": "float32", "device": "cpu"} | model)), quantization
+    )
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[..., Any]]:
+    loaded = []
+
+    def build(*args: Any, **kwargs: Any) -> Any:
+        loaded.append(backends.load(target(*args, **kwargs)))
+        return loaded[-1]
+
+    yield build
+    for backend in loaded:
+        backend.close()
+
+
+def one(backend: Any, request: Request) -> Completion:
+    (answer,) = backend.generate([request])
+    assert isinstance(answer, Completion), answer
+    return answer
+
+
+def failure(backend: Any, request: Request) -> Failure:
+    (answer,) = backend.generate([request])
+    assert isinstance(answer, Failure)
+    return answer
+
+
+def greedy_by_hand(backend: Any, ids: tuple[int, ...], steps: int) -> tuple[list[int], list[Any]]:
+    """Argmax over one full forward pass per token: no cache, no generate()."""
+    import torch
+
+    row, logprobs = list(ids), []
+    with torch.inference_mode():
+        for _ in range(steps):
+            logits = backend.model(input_ids=torch.tensor([row]), use_cache=False).logits[0, -1]
+            logprobs.append(logits.log_softmax(-1))
+            row.append(int(logits.argmax()))
+            if row[-1] == 1:
+                break
+    return row[len(ids) :], logprobs
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_generates_what_a_loop_by_hand_generates(tiny: Any, load: Any, architecture: str) -> None:
+    backend = load(tiny(architecture))
+    completion = one(backend, Request(SHORT, GREEDY))
+    ids, logprobs = greedy_by_hand(backend, completion.prompt_ids, 12)
+
+    assert list(completion.ids) == ids
+    for step, token, expected in zip(completion.steps, ids, logprobs, strict=True):
+        assert step.logprob == pytest.approx(float(expected[token]), abs=1e-4)
+        assert list(step.top_logprobs) == pytest.approx(expected.topk(20).values.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_left_padding_changes_nothing(tiny: Any, load: Any, architecture: str) -> None:
+    backend = load(tiny(architecture))
+    alone = one(backend, Request(SHORT, GREEDY, "alone"))
+    padded = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG))))
+
+    assert padded.ids == alone.ids
+    assert (padded.pads, padded.padding, padded.batch_size) == (17, "left", 2)
+    assert (alone.pads, alone.padding, alone.batch_size) == (0, "", 1)
+
+
+def test_right_padding_changes_the_tokens(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+
+    right = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG), "right")))
+
+    assert right.padding == "right"
+    assert right.ids != one(backend, Request(SHORT, GREEDY, "alone")).ids
+
+
+def test_a_mask_left_out_changes_the_tokens_where_pad_is_eos(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    alone = one(backend, Request(SHORT, GREEDY, "alone"))
+    maskless = Request(SHORT, GREEDY, Batch((SHORT, LONG), "left", False))
+
+    assert one(backend, maskless).ids == alone.ids  # the library infers it from a pad token of its own
+    backend.facts = dataclasses.replace(backend.facts, pad_token_id=1)
+    assert one(backend, maskless).ids != alone.ids
+
+
+def test_shipped_side_is_the_tokenizers_unless_the_model_says(tiny: Any, load: Any) -> None:
+    shipped = Request(SHORT, GREEDY, Batch((SHORT, LONG), "shipped"))
+
+    assert one(load(tiny("llama")), shipped).padding == "right"
+    assert one(load(tiny("llama"), padding_side="left"), shipped).padding == "left"
+
+
+def test_a_batch_answers_each_row_as_it_would_alone(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    requests = [Request(text, GREEDY) for text in (LONG, SHORT, Text(text="w40"))]
+
+    together = backend.generate(requests)
+
+    assert [answer.ids for answer in together] == [one(backend, request).ids for request in requests]
+    assert [answer.request for answer in together] == requests
+
+
+def test_the_row_ends_at_its_own_eos(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    free = one(backend, Request(SHORT, Generation(do_sample=False, max_new_tokens=12)))
+    backend.model.generation_config.eos_token_id = [1, free.ids[4]]
+
+    (stopped, other) = backend.generate([Request(SHORT, GREEDY), Request(LONG, GREEDY)])
+
+    first = free.ids.index(free.ids[4])
+    assert stopped.ids == free.ids[: first + 1]
+    assert stopped.finish == "eos"
+    assert len(stopped.steps) == len(stopped.ids) == len(stopped.tokens)
+    assert len(other.ids) > 0
+
+
+def test_the_limit_is_a_finish_of_its_own(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    backend.model.generation_config.eos_token_id = None
+    completion = one(backend, Request(SHORT, GREEDY))
+
+    assert (completion.finish, completion.new_tokens) == ("length", 12)
+
+
+def test_a_stop_string_is_seen_in_ids(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama", spells=True))
+    backend.model.generation_config.eos_token_id = None
+    free = one(backend, Request(SHORT, GREEDY))
+    letter = next(token for token in free.tokens[2:] if token.isprintable() and token.strip())
+    stopping = Generation(do_sample=False, max_new_tokens=12, stop_strings=(letter,))
+
+    stopped, other = backend.generate([Request(SHORT, stopping), Request(LONG, stopping)])
+
+    assert stopped.finish == "stop"
+    assert stopped.ids == free.ids[: free.tokens.index(letter) + 1]
+    assert letter in stopped.text
+    assert (other.finish == "stop") == (letter in other.text)
+
+
+def test_an_eos_in_the_prompt_does_not_end_the_row(tiny: Any, load: Any) -> None:
+    completion = one(load(tiny("llama")), Request(Text(text="w1 <eos> w2"), GREEDY))
+
+    assert completion.prompt_ids[1] == 1
+    assert completion.new_tokens > 1
+
+
+def test_unset_length_is_the_librarys_default(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    backend.model.generation_config.eos_token_id = None
+
+    assert one(backend, Request(SHORT, Generation(do_sample=False))).new_tokens == 20
+
+
+def test_the_effective_config_shows_what_the_suite_did_not_say(tiny: Any, load: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("llama"), tmp_path / "sampling")
+    config = json.loads((folder / "generation_config.json").read_text())
+    (folder / "generation_config.json").write_text(json.dumps(config | {"do_sample": True, "temperature": 3.0}))
+    backend = load(folder)
+
+    completion = one(backend, Request(SHORT, Generation(max_new_tokens=6)))
+
+    assert completion.generation_config["do_sample"] is True
+    assert completion.generation_config["temperature"] == 3.0
+    assert backend.facts.generation_config["do_sample"] is True
+
+
+def test_the_same_seed_samples_the_same_tokens(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    seven, eight = (Generation(do_sample=True, temperature=5.0, max_new_tokens=12, seed=seed) for seed in (7, 8))
+
+    assert one(backend, Request(SHORT, seven)).ids == one(backend, Request(SHORT, seven)).ids
+    assert one(backend, Request(SHORT, seven)).ids != one(backend, Request(SHORT, eight)).ids
+
+
+def test_recorded_logprobs_are_raw_under_a_penalty(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    penalised = Generation(do_sample=False, max_new_tokens=1, repetition_penalty=5.0)
+
+    plain, with_penalty = one(backend, Request(SHORT, GREEDY)), one(backend, Request(SHORT, penalised))
+
+    assert list(with_penalty.steps[0].top_logprobs) == pytest.approx(list(plain.steps[0].top_logprobs))
+
+
+def test_beams_are_generated_without_recorded_steps(tiny: Any, load: Any) -> None:
+    completion = one(load(tiny("llama")), Request(SHORT, Generation(do_sample=False, max_new_tokens=6, num_beams=3)))
+
+    assert completion.new_tokens >= 1
+    assert completion.steps == ()
+    assert completion.generation_config["num_beams"] == 3
+
+
+def test_without_a_cache_the_tokens_are_the_same(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    uncached = Generation(do_sample=False, max_new_tokens=12, use_cache=False)
+
+    assert one(backend, Request(SHORT, uncached)).ids == one(backend, Request(SHORT, GREEDY)).ids
+
+
+def test_messages_go_through_the_template_once(tiny: Any, load: Any) -> None:
+    chat = Text(messages=(Message(role="user", content="w1 w2"),))
+    completion = one(load(tiny("llama")), Request(chat, GREEDY))
+
+    assert completion.prompt_text == "<s> w1 w2 <a>"
+    assert completion.prompt_ids == (2, 6, 7, 3)
+
+
+@pytest.mark.parametrize(
+    ("request_", "kind", "says"),
+    [
+        (Request(Text(text=""), GREEDY), "invalid_request", "the prompt is empty"),
+        (Request(Text(text="w1 " * 120), GREEDY), "invalid_request", "beyond the context of 128"),
+        (
+            Request(Text(messages=(Message(role="tool", content="w1"),)), GREEDY),
+            "invalid_request",
+            "chat template raised",
+        ),
+    ],
+    ids=["empty", "too-long", "template-raises"],
+)
+def test_an_impossible_request_fails_alone(tiny: Any, load: Any, request_: Request, kind: str, says: str) -> None:
+    bad, good = load(tiny("llama")).generate([request_, Request(SHORT, GREEDY)])
+
+    assert isinstance(bad, Failure)
+    assert bad.kind == kind
+    assert says in bad.message
+    assert isinstance(good, Completion)
+
+
+def test_messages_without_a_template_are_refused(tiny: Any, load: Any) -> None:
+    chat = Text(messages=(Message(role="user", content="w1"),))
+
+    assert "has no chat template" in failure(load(tiny("llama", chat=False)), Request(chat, GREEDY)).message
+
+
+def test_an_id_outside_the_vocabulary_is_refused(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama", vocab_size=50))
+
+    assert "has 50 embeddings" in failure(backend, Request(Text(text="w1 w80"), GREEDY)).message
+
+
+def test_a_neighbour_that_cannot_run_is_left_out(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    completion = one(backend, Request(SHORT, GREEDY, Batch((Text(text=""), SHORT, LONG))))
+
+    assert completion.batch_size == 2
+    assert completion.ids == one(backend, Request(SHORT, GREEDY)).ids
+
+
+def test_nan_weights_are_a_numeric_failure(tiny: Any, load: Any) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    with torch.no_grad():
+        backend.model.model.norm.weight[0] = float("nan")
+
+    assert failure(backend, Request(SHORT, GREEDY)).kind == "numeric"
+
+
+def test_running_out_of_memory_halves_the_batch(tiny: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    requests = [Request(Text(text=f"w{n} w{n + 1}"), GREEDY) for n in range(5)]
+    expected = [one(backend, request).ids for request in requests]
+    whole = backend._generate_batch
+
+    def small_memory(batch: Any) -> Any:
+        if len(batch) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+        return whole(batch)
+
+    monkeypatch.setattr(backend, "_generate_batch", small_memory)
+    answers = backend.generate(requests)
+
+    assert [answer.ids for answer in answers] == expected
+    assert all(answer.split_after_oom for answer in answers)
+
+
+def test_a_single_row_that_does_not_fit_is_a_failure(tiny: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def no_memory(batch: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    backend = load(tiny("llama"))
+    monkeypatch.setattr(backend, "_generate_batch", no_memory)
+
+    assert failure(backend, Request(SHORT, GREEDY)).kind == "out_of_memory"
+
+
+def test_what_generate_raises_is_the_answer(tiny: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = load(tiny("llama"))
+    monkeypatch.setattr(backend.model, "generate", lambda **_: 1 / 0)
+
+    assert "ZeroDivisionError" in failure(backend, Request(SHORT, GREEDY)).message
+
+
+def test_no_pad_token_is_resolved_without_touching_the_tokenizer(tiny: Any, load: Any, tmp_path: Path) -> None:
+    folder = shutil.copytree(tiny("llama"), tmp_path / "padless")
+    for name in ("tokenizer_config.json", "config.json", "generation_config.json"):
+        data = json.loads((folder / name).read_text())
+        data.pop("pad_token", None)
+        data.pop("pad_token_id", None)
+        (folder / name).write_text(json.dumps(data))
+    (folder / "special_tokens_map.json").unlink(missing_ok=True)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    backend = load(folder)
+
+    padded = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG))))
+
+    assert backend.facts.pad_token_id == 1
+    assert "EOS" in backend.facts.pad_token_from
+    assert backend.tokenizer.pad_token is None
+    assert padded.ids == one(backend, Request(SHORT, GREEDY)).ids
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_missing_tensors_are_not_filled_with_random_numbers(tiny: Any, load: Any, tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = shutil.copytree(tiny("llama"), tmp_path / "holes")
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.1.mlp.down_proj.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    with pytest.raises(ModelUnavailable, match=r"1 missing keys .*layers\.1\.mlp\.down_proj"):
+        load(folder)
+
+
+def test_facts_are_the_effective_ones(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"), attention="eager", dtype="bfloat16")
+    one(backend, Request(SHORT, GREEDY))
+    facts = backend.facts
+
+    assert (facts.dtype, facts.attention, facts.device, facts.cache) == ("bfloat16", "eager", "cpu", "DynamicCache")
+    assert (facts.context_window, facts.vocabulary, facts.eos_token_ids) == (128, 95, (1,))
+    assert facts.weight_bytes == 2 * sum(p.numel() for p in backend.model.parameters())
+
+
+def test_a_quantized_level_is_seen_in_the_weights(tiny: Any, load: Any) -> None:
+    for level, module in (("nf4", "Linear4bit/nf4"), ("fp4", "Linear4bit/fp4"), ("int8", "Linear8bitLt/int8")):
+        backend = load(tiny("llama"), level)
+
+        assert backend.facts.modules[module] == 14
+        assert one(backend, Request(SHORT, GREEDY)).precision == "bfloat16"
+
+
+def test_a_level_that_is_not_there_is_an_error(tiny: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.backends import quantizations
+
+    monkeypatch.setattr(quantizations, "arguments", lambda name, dtype: {})
+
+    with pytest.raises(LevelMismatch, match="asked for quantization 'nf4', but no weight is quantized so"):
+        load(tiny("llama"), "nf4")
+
+
+def test_warnings_are_counted_and_come_back_for_every_request(
+    tiny: Any, load: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    backend = load(tiny("llama"), "int8", dtype="bfloat16")
+    first, second = one(backend, Request(SHORT, GREEDY)), one(backend, Request(LONG, GREEDY))
+
+    (message,) = (text for text in first.warnings if "MatMul8bitLt" in text)
+    assert first.warnings[message] >= 14
+    assert any("MatMul8bitLt" in text for text in second.warnings)
+    assert "MatMul8bitLt" not in "".join(capsys.readouterr())
+
+
+def test_a_fresh_process_gives_the_same_tokens(tiny: Any, load: Any) -> None:
+    from harness.backends import process
+
+    here = one(load(tiny("llama")), Request(SHORT, GREEDY))
+    (there,) = process.generate(target(tiny("llama")), 20, [Request(SHORT, GREEDY, fresh_process=True)])
+
+    assert isinstance(there, Completion)
+    assert there.ids == here.ids
+    assert [list(step.top_ids) for step in there.steps] == [list(step.top_ids) for step in here.steps]
+
+
+def test_a_fresh_process_that_cannot_load_says_why(tmp_path: Path) -> None:
+    from harness.backends import process
+
+    (there,) = process.generate(target(tmp_path / "nowhere"), 20, [Request(SHORT, GREEDY)])
+
+    assert isinstance(there, Failure)
+    assert "nowhere" in there.message
+
+
+def test_autocast_around_us_does_not_reach_the_model(tiny: Any, load: Any) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    expected = one(backend, Request(SHORT, GREEDY))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        inside = one(backend, Request(SHORT, GREEDY))
+
+    assert [step.logprob for step in inside.steps] == [step.logprob for step in expected.steps]
+
+
+@pytest.mark.gpu
+def test_on_cuda_memory_is_the_devices_and_is_given_back(tiny: Any, load: Any) -> None:
+    import torch
+
+    if not torch.cuda.is_available():
+        pytest.skip("no CUDA here")
+    backend = load(tiny("llama"), device="cuda")
+    completion = one(backend, Request(SHORT, GREEDY))
+
+    assert backend.facts.device == "cuda:0"
+    assert backend.facts.weight_bytes < completion.memory_bytes < backend.facts.weight_bytes + 2**30
+    backend.close()
+    assert torch.cuda.memory_allocated() < 2**20
