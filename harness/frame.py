@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from harness.record import Completion, Record, TargetFacts
-from harness.store import WORST_FIRST, Results, outcome_by_check
+from harness.store import WORST_FIRST, Results, encodable, outcome_by_check
 
 COLUMNS = [
     "suite",
@@ -81,14 +81,16 @@ def targets_frame(results: Results) -> pd.DataFrame:
         row |= _effective(facts.get(name, TargetFacts(name)), loaded=name in facts)
         outcomes = Counter(outcome_by_check(records).values())
         row |= {"checks": outcomes.total()} | {outcome: outcomes[outcome] for outcome in WORST_FIRST}
-        rows.append(row | _speed([done for owner, done in results.completions if owner == name]))
+        row |= _speed([done for owner, done in results.completions if owner == name])
+        rows.append({column: encodable(value) for column, value in row.items()})
     return pd.DataFrame(rows).set_index("target") if rows else pd.DataFrame(index=pd.Index([], name="target"))
 
 
 def _row(record: Record) -> dict[str, Any]:
     verdict = record.verdict
     own = {"verdict": verdict.status, "reason": verdict.reason, "numbers": dict(verdict.numbers)}
-    return {name: own[name] if name in own else getattr(record, name) for name in COLUMNS}
+    # pandas 3 keeps text as UTF-8, which has no half surrogate pairs.
+    return {name: encodable(own[name] if name in own else getattr(record, name)) for name in COLUMNS}
 
 
 def _effective(facts: TargetFacts, loaded: bool) -> dict[str, Any]:

@@ -6,10 +6,12 @@ One target is resident at a time.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Protocol
 
 from harness import backends
@@ -119,19 +121,24 @@ class Runner:
     def results(self, command: str = "") -> Results:
         """Everything that came of it, as it is stored and reported."""
         answers = [(t.name, answer) for t, work in self._work.items() for answer in work.answers.values()]
-        suites = {check.suite.suite: {"name": check.suite.suite, "file": check.file} for check in self.checks}
+        suites = dict.fromkeys((check.suite.suite, check.file) for check in self.checks)
         return Results(
             records=tuple(record for judged in self.judged for record in judged.records),
             completions=tuple((name, answer) for name, answer in answers if isinstance(answer, Completion)),
             failures=tuple((name, answer) for name, answer in answers if isinstance(answer, Failure)),
             facts=tuple(work.facts for work in self._work.values() if work.facts),
             counts=self.counts,
-            suites=tuple(suites.values()),
+            suites=tuple({"name": name, "file": file, "sha256": _digest(file)} for name, file in suites),
+            targets=tuple(self._work),
             started=self._started.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self._began,
             environment=describe(),
             command=command,
-            errors=tuple(f"{t.name}: {work.error}" for t, work in self._work.items() if work.error),
+            errors=tuple(
+                f"{target.name}: {work.error}"
+                for target, work in self._work.items()
+                if work.error and not isinstance(work.error, LevelUnavailable)
+            ),
             complete=len(self.judged) == len(self.checks),
         )
 
@@ -208,6 +215,14 @@ class Runner:
         requests = tuple(dict.fromkeys(work.answered_by.values()))
         for batch in batches(requests, backend.length, exact=exact, rows=check.suite.batch_size):
             work.batch_of.update(dict.fromkeys(batch, batch))
+
+
+def _digest(file: str) -> str:
+    """The suite as it was read is part of a run's provenance; one that has gone since has no digest."""
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError:
+        return ""
 
 
 def _verdict(judge: Callable[[Sequence[Completion]], Verdict], answers: Sequence[Answer]) -> Verdict:

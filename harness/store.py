@@ -237,7 +237,7 @@ def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], types: Mapping[s
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    columns = [pa.array([_encodable(row.get(name)) for row in rows], kind) for name, kind in types.items()]
+    columns = [pa.array([encodable(row.get(name)) for row in rows], kind) for name, kind in types.items()]
     with path.open("wb") as file:
         pq.write_table(pa.table(columns, names=list(types)), file, compression="zstd")
         file.flush()
@@ -256,7 +256,7 @@ def _read_table(path: Path) -> Any:
 
 def _write_text(path: Path, text: str) -> None:
     with path.open("wb") as file:
-        file.write(_encodable(text).encode())
+        file.write(encodable(text).encode())
         file.flush()
         os.fsync(file.fileno())
 
@@ -276,12 +276,12 @@ def _finite(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, float)) else str(value)
 
 
-def _encodable(value: Any) -> Any:
+def encodable(value: Any) -> Any:
     r"""Half a surrogate pair has no UTF-8: it is written as \udXXX, so that it can still be seen."""
     if isinstance(value, str):
         return value.encode("utf-8", "backslashreplace").decode()
     if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
-        return [_encodable(item) for item in value]
+        return type(value)(encodable(item) for item in value)
     return value
 
 

@@ -70,6 +70,11 @@ def test_no_records_make_an_empty_frame_with_its_columns():
     assert targets_frame(results()).empty
 
 
+def test_half_a_surrogate_pair_is_shown_visibly():
+    frame = results_frame([record("t", "m", text="a\ud800", verdict=Verdict("failed", "\ud800"))])
+    assert frame[["text", "reason"]].values.tolist() == [["a\\ud800", "\\ud800"]]
+
+
 def test_the_matrix_counts_checks_in_the_order_of_the_suite():
     records = [
         record("zebra", "nf4"),

@@ -140,7 +140,7 @@ WRONG = [
      "3:51: generation.warm.temperature: expected a number, got the text 'hot'"),
     ("temperature: 0.7", "temperature: 0", "3:51: generation.warm.temperature: must be at least 0.0001, got 0"),
     ("temperature: 0.7", "use_cache: no", "3:49: generation.warm.use_cache: expected true or false, got the text 'no'"),
-    ("do_sample: true, ", "", "3:20: generation.warm: temperature have no effect without do_sample: true"),
+    ("do_sample: true, ", "", "3:20: generation.warm: temperature has no effect without do_sample: true"),
     ("[plain]", "plain", "9:14: tests.0.prompts: expected a list, got the text 'plain'"),
     ("[plain]", "[]", "9:14: tests.0.prompts: must not be empty"),
     ("some/path", "[a]", "2:16: models.tiny: expected a mapping of keys and values, got a list"),

@@ -22,13 +22,17 @@ class StopsAtEos(Written):
         (completion,) = completions
         numbers = {"new_tokens": completion.new_tokens, "finish": completion.finish}
         if completion.finish == "eos":
-            return Verdict("passed", f"stopped at EOS after {completion.new_tokens} tokens", numbers)
+            return Verdict("passed", f"stopped at EOS after {counted(completion.new_tokens)}", numbers)
         return Verdict("failed", _why_not_eos(completion), numbers, (f"output  {quote(completion.text)}",))
+
+
+def counted(number: int, word: str = "token") -> str:
+    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def _why_not_eos(completion: Completion) -> str:
     if completion.finish == "stop":
-        return f"a stop string ended it after {completion.new_tokens} tokens, no EOS token did"
+        return f"a stop string ended it after {counted(completion.new_tokens)}, no EOS token did"
     eos = completion.generation_config.get("eos_token_id")
     if eos is None:
         return "it cannot stop: the effective generation config has no eos_token_id"
@@ -71,7 +75,7 @@ class NewTokens(Written):
         count = completion.new_tokens
         numbers = {"new_tokens": count, "finish": completion.finish}
         ended = {"eos": "EOS", "stop": "a stop string", "length": "the limit"}[completion.finish]
-        seen = f"{count} new tokens, ended by {ended}"
+        seen = f"{counted(count, 'new token')}, ended by {ended}"
         if completion.finish == "length":
             seen += _default_limit(completion)
         if self.min is not None and count < self.min:

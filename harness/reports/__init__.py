@@ -12,7 +12,7 @@ from harness.record import Record
 from harness.store import Results, outcome_by_check
 
 # In the order in which a reader wants to see them.
-SYMBOLS = {"failed": "✗", "error": "!", "xpassed": "X", "xfailed": "x", "skipped": "–", "passed": "✓"}
+SYMBOLS = {"failed": "✗", "error": "!", "xpassed": "X", "xfailed": "x", "passed": "✓", "skipped": "–"}
 
 # Controls (ANSI escapes begin with one), bidi overrides, invisible characters and halves of surrogate pairs: what a
 # model wrote must neither drive the terminal nor look like something else. Newline and tab stay.
@@ -58,14 +58,15 @@ class Cell:
 
     @property
     def text(self) -> str:
-        """`✗ 1/3`: the symbol of every outcome but passed, then passed of judged."""
+        """`✗ 1/3`: the symbol of every outcome (passed only where nothing else came of it), then passed of judged."""
         if not self.counts:
             return ""
-        symbols = "".join(SYMBOLS[outcome] for outcome in SYMBOLS if self.counts[outcome] and outcome != "passed")
+        told = [outcome for outcome in SYMBOLS if self.counts[outcome]]
+        symbols = "".join(SYMBOLS[outcome] for outcome in told if outcome != "passed" or told[0] == "passed")
         judged = self.counts.total() - self.counts["skipped"]
         if not judged:
             return f"{symbols} skipped"
-        return f"{symbols or SYMBOLS['passed']} {self.counts['passed'] + self.counts['xpassed']}/{judged}"
+        return f"{symbols} {self.counts['passed'] + self.counts['xpassed']}/{judged}"
 
     @property
     def words(self) -> str:

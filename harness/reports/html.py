@@ -26,7 +26,7 @@ from harness.reports import (
     visible,
     warnings_counted,
 )
-from harness.store import Results
+from harness.store import Results, encodable
 
 TEXT = 4000  # characters of one generated text, reason or line of details
 PREVIEW = 160  # characters of a text in the table of all results
@@ -104,7 +104,7 @@ def _row(record: Record) -> dict[str, Any]:
 
 def _targets(results: Results) -> list[dict[str, Any]]:
     """What each target was asked to be and what it really was."""
-    facts = {fact.target: fact for fact in results.facts}
+    facts = {encodable(fact.target): fact for fact in results.facts}
     rows = []
     for name, row in targets_frame(results).to_dict("index").items():
         fact = facts.get(str(name))

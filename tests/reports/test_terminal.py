@@ -72,7 +72,11 @@ def test_the_matrix_has_a_symbol_and_numbers_for_each_test_and_target():
     assert lines[0].split() == ["test", "tiny", "tiny-nf4"]
     assert lines[1].split() == ["stops", "✗", "1/2", "✓", "1/1"]
     assert lines[2].split() == ["other", "–", "skipped", "!x", "0/2"]
-    assert lines[4] == "✗ failed  ! error  x xfailed  – skipped  ✓ passed"
+    assert lines[4] == "✗ failed  ! error  x xfailed  ✓ passed  – skipped"
+
+
+def test_a_pass_beside_a_skip_is_still_seen_as_a_pass():
+    assert printed(results(record("a"), record("b", "skipped"))).splitlines()[1].split() == ["stops", "✓–", "1/1"]
 
 
 def test_a_failure_is_told_with_its_reason_its_details_and_the_command_that_repeats_it():

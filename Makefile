@@ -1,0 +1,59 @@
+# make demo            run the first suite on the embedded model
+# make test            the tests of the harness
+# make check           formatting, lint, types
+# make suites          the suites of this repository, through pytest
+# make transformers4   the tests and suites with the last transformers 4
+#
+# PYTHON=python3.13 make test takes another interpreter; `make clean` removes the environments.
+
+PYTHON ?= python3
+VENV = .venv
+VENV4 = .venv-transformers4
+INSTALL = -m pip install --quiet --disable-pip-version-check
+SETUP = pyproject.toml constraints.txt
+
+# What transformers 4 needs in place of lines of constraints.txt.
+PINS4 = transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2 datasets==5.0.1 fsspec==2026.6.0
+DROP4 = transformers|tokenizers|huggingface_hub|datasets|fsspec|httpx2|httpcore2
+
+.PHONY: demo test check suites transformers4 clean
+
+demo: $(VENV)/.installed
+	$(VENV)/bin/harness run suites/basics.yaml
+
+test: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest
+
+check: $(VENV)/.installed-dev
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/mypy
+
+suites: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest suites/
+
+transformers4: $(VENV4)/.installed-dev
+	$(VENV4)/bin/python -m pytest tests suites
+
+clean:
+	rm -rf $(VENV) $(VENV4)
+
+$(VENV)/bin/python $(VENV4)/bin/python:
+	$(PYTHON) -m venv $(@D:/bin=)
+
+# A stamp is newer than what it was made from, so that a second call installs nothing.
+$(VENV)/.installed: $(SETUP) | $(VENV)/bin/python
+	@echo "installing into $(VENV) (torch and its friends: minutes, the first time)"
+	$(VENV)/bin/python $(INSTALL) --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/.installed-dev: $(SETUP) | $(VENV)/bin/python
+	@echo "installing into $(VENV) (torch and its friends: minutes, the first time)"
+	$(VENV)/bin/python $(INSTALL) --constraint constraints.txt --editable '.[dev]'
+	@touch $(VENV)/.installed $@
+
+$(VENV4)/.installed-dev: $(SETUP) Makefile | $(VENV4)/bin/python
+	grep -vE '^($(DROP4))==' constraints.txt > $(VENV4)/constraints.txt
+	printf '%s\n' $(PINS4) >> $(VENV4)/constraints.txt
+	$(VENV4)/bin/python $(INSTALL) --constraint $(VENV4)/constraints.txt --editable '.[dev]'
+	@touch $@

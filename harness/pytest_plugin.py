@@ -1,0 +1,401 @@
+"""The pytest face: `pytest suites/` collects YAML suites; one check is one item, one runner judges what is selected.
+
+Loaded by pytest in every project it is installed in: nothing but pytest and the standard library is imported above.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections import Counter
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from harness.load import Loaded
+    from harness.plan import Check
+    from harness.record import Record, Target
+    from harness.run import Judged, Runner
+    from harness.store import Results
+
+Marks = dict[str, pytest.MarkDecorator]
+SUFFIXES = (".yaml", ".yml")
+TOP_KEY = re.compile(r"^[{ ]{0,2}[\"']?([A-Za-z_]+)[\"']?\s*:", re.MULTILINE)
+SHARE = "harness"  # under this key a worker of xdist hands its share of the summary to the controller
+NOT_MERGED = "harness: --harness-report needs a run without -n: what several workers found is not merged"
+
+
+class CheckFailed(Exception):
+    """An expectation is not met; the text is the whole report."""
+
+
+class NotJudged(Exception):
+    """A check could not be judged; the text is the whole report."""
+
+
+class Progress:
+    """Tells on the terminal what is going on, past pytest's capturing."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.terminal = config.pluginmanager.getplugin("terminalreporter")
+        self.capture = config.pluginmanager.getplugin("capturemanager")
+
+    def says(self, message: str) -> None:
+        """One line of its own."""
+        from harness.reports import one_line
+
+        with self.capture.global_and_fixture_disabled() if self.capture else nullcontext():
+            self.terminal.ensure_newline()
+            self.terminal.write_line(one_line(message))
+
+    def batch(self, target: Target, done: int, total: int) -> None:
+        """How far a target is."""
+        self.says(f"{target.name}: {done}/{total} requests")
+
+
+class State:
+    """What the plugin knows in one pytest session."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        self.config = config
+        self.runner: Runner | None = None
+        self.told: set[tuple[str, str]] = set()
+        self.shares: list[Mapping[str, Any]] = []
+        self.notes: list[str] = []
+
+    @cached_property
+    def suite_files(self) -> frozenset[Path]:
+        """The files that `harness_suites` names."""
+        globs = self.config.getini("harness_suites")
+        wrong = [glob for glob in globs if not glob or Path(glob).is_absolute()]
+        if wrong:
+            raise pytest.UsageError(f"harness_suites: {wrong[0]!r} is not a glob relative to the rootdir")
+        return frozenset(path.resolve() for glob in globs for path in self.config.rootpath.glob(glob))
+
+    def start(self, checks: Sequence[Check]) -> None:
+        """One runner for the checks that will really run. Workers of xdist have no terminal, and stay quiet."""
+        from harness.run import Quiet, Runner
+
+        loud = self.config.get_verbosity() > 0 and self.config.pluginmanager.hasplugin("terminalreporter")
+        self.runner = Runner(checks, Progress(self.config) if loud and not os.environ.get("CI") else Quiet())
+
+    def once(self, target: str, text: str) -> str:
+        """The text when a target says it first, then only a reminder."""
+        if (target, text) in self.told:
+            return "same as above: " + text.partition("\n")[0]
+        self.told.add((target, text))
+        return text
+
+    def finish(self, session: pytest.Session) -> None:
+        """Free the model, put together what the end of the run tells, and write the report that was asked for."""
+        if self.runner is None:
+            return
+        self.runner.close()
+        if not self.runner.judged:
+            return
+        results = self.runner.results(shlex.join(("pytest", *self.config.invocation_params.args)))
+        if hasattr(self.config, "workeroutput"):
+            self.config.workeroutput[SHARE] = _share(results)
+            return
+        self.shares.append(_share(results))
+        if self.config.getoption("harness_report"):
+            self._save(results, session)
+
+    def _save(self, results: Results, session: pytest.Session) -> None:
+        from harness.errors import HarnessError
+        from harness.store import save
+
+        here = self.config.invocation_params.dir
+        try:
+            folder = save(results, here / self.config.getoption("harness_report"))
+        except HarnessError as error:
+            self.notes.append(f"harness: {error}")
+            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
+        else:
+            self.notes.append(f"harness: report {_relative(folder, here)}")
+
+
+STATE = pytest.StashKey[State]()
+
+
+def _state(config: pytest.Config) -> State:
+    return config.stash.setdefault(STATE, State(config))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("harness", "harness: generation tests written in YAML")
+    group.addoption("--harness-report", metavar="DIR", help="write the run as a new folder under DIR (not with -n)")
+    parser.addini("harness_suites", "globs of suite files to collect, relative to the rootdir", type="args", default=[])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    _ = _state(config).suite_files  # a wrong glob is told at once
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
+    """Keep each target on one worker of xdist, where the user does not say how to distribute."""
+    option = config.option
+    if getattr(option, "numprocesses", None) and option.dist == "no" and not option.distload and _asks_suites(config):
+        # A wrapper, because xdist's own hook comes before any `tryfirst` and turns "no" into "load".
+        option.dist = "loadscope"
+    return (yield)
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Said before hours are spent, and again after them."""
+    return [NOT_MERGED] if config.getoption("harness_report") and config.pluginmanager.hasplugin("dsession") else []
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile | None:
+    if file_path.suffix not in SUFFIXES:
+        return None
+    wanted = file_path.resolve() in _state(parent.config).suite_files
+    if not (wanted or parent.session.isinitpath(file_path)) or not _is_suite(file_path, wanted):
+        return None
+    return SuiteFile.from_parent(parent, path=file_path)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    checks = [item.check for item in session.items if isinstance(item, CheckItem)]
+    if checks and not session.config.option.collectonly:
+        _state(session.config).start(checks)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """pytest asks an item about failures of its call only; ours also come from setup."""
+    report = yield
+    if isinstance(item, CheckItem) and call.excinfo is not None:
+        if isinstance(call.excinfo.value, NotJudged):
+            report.longrepr = item.repr_failure(call.excinfo)
+        elif isinstance(call.excinfo.value, pytest.skip.Exception) and isinstance(report.longrepr, tuple):
+            report.longrepr = (str(item.file), item.check.line, report.longrepr[2])
+    return report
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    _state(session.config).finish(session)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """A worker of xdist is done, and leaves its share of the summary."""
+    share = getattr(node, "workeroutput", {}).get(SHARE)
+    if share:
+        _state(node.config).shares.append(share)
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    state = _state(config)
+    unmerged = pytest_report_header(config) if state.shares else []
+    for line in (*_summary(state.shares), *state.notes, *unmerged):
+        terminalreporter.write_line(line)
+
+
+class SuiteFile(pytest.File):
+    """A suite: one YAML file."""
+
+    def collect(self) -> Iterator[TargetCollector]:
+        from harness.errors import HarnessError
+        from harness.plan import targets
+        from harness.reports import visible
+
+        try:
+            loaded = self._load()
+        except HarnessError as error:
+            raise self.CollectError(visible(str(error))) from None
+        given = {"loaded": loaded, "marks": self._marks(loaded)}
+        for target in dict.fromkeys(targets(loaded.suite)):
+            name = {"name": target.name, "nodeid": f"{self.nodeid}::{target.name}"}
+            yield TargetCollector.from_parent(self, **name, **given, target=target)
+
+    def _load(self) -> Loaded:
+        """Mistakes are told relative to where the user is, checks are named relative to the rootdir."""
+        from harness.load import load
+
+        loaded = load(_relative(self.path, Path.cwd()))
+        files = {test: _relative(Path(file), self.config.rootpath) for test, file in loaded.files.items()}
+        return replace(loaded, file=self.nodeid, files=files)
+
+    def _marks(self, loaded: Loaded) -> Marks:
+        """Each mark of the suite, as strictly as this session takes them."""
+        marks: Marks = {}
+        problems = []
+        for test in loaded.suite.tests:
+            for name in test.marks:
+                try:
+                    marks[name] = marks.get(name) or getattr(pytest.mark, name)
+                except (pytest.fail.Exception, pytest.PytestUnknownMarkWarning, AttributeError) as error:
+                    file = loaded.files.get(test.name, loaded.file)
+                    problems.append(f"{file}:{loaded.lines[test.name]}: error: mark of test '{test.name}': {error}")
+        if problems:
+            raise self.CollectError("\n".join(problems))
+        return marks
+
+
+class TargetCollector(pytest.Collector):
+    """One thing to load. A scope of its own, so that xdist's loadscope keeps its checks together."""
+
+    def __init__(self, *, loaded: Loaded, target: Target, marks: Marks, **node: Any) -> None:
+        super().__init__(**node)
+        self.loaded, self.target, self.marks = loaded, target, marks
+
+    def collect(self) -> Iterator[CheckItem]:
+        from harness.plan import checks
+
+        made = checks(self.loaded, self.target)
+        count = Counter(check.id for check in made)
+        twice = {check.id: f"{check.file}:{check.line}" for check in made if count[check.id] > 1}
+        if twice:
+            raise self.CollectError(
+                "\n".join(f"{place}: error: two checks are called {id}" for id, place in twice.items())
+            )
+        for check in made:
+            item: CheckItem = CheckItem.from_parent(self, name=check.name, nodeid=check.id, check=check)
+            for mark in check.test.marks:
+                item.add_marker(self.marks[mark])
+            yield item
+
+
+class CheckItem(pytest.Item):
+    """One verdict to reach. It is reached in setup, so that what cannot be judged is an ERROR and not a failure."""
+
+    def __init__(self, *, check: Check, **node: Any) -> None:
+        super().__init__(**node)
+        self.check = check
+        self.judged: Judged | None = None
+        words = (check.target.name, check.target.model_name, check.target.quantization, check.test.name, check.prompt)
+        self.extra_keyword_matches.update(filter(None, words))
+
+    @property
+    def file(self) -> Path:
+        """Where the test is written; a suite may take it from the one it extends."""
+        return self.path if self.nodeid.startswith(f"{self.check.file}::") else self.config.rootpath / self.check.file
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        # Not an end of the node id: pytest would read "qwen2.5" there as "qwen2::5".
+        return self.file, self.check.line - 1, f"{self.name} on {self.check.target.name}"
+
+    def setup(self) -> None:
+        judged = self.judged or self._judge()
+        worst = judged.worst
+        if judged.status == "error":
+            raise NotJudged(_state(self.config).once(worst.target, _told(judged)) + _place(worst))
+        if judged.status == "skipped":
+            pytest.skip(_visible(worst.verdict.reason))
+        if worst.xfail:
+            self.add_marker(pytest.mark.xfail(reason=_visible(worst.xfail), raises=CheckFailed))
+
+    def runtest(self) -> None:
+        if self.judged and self.judged.status == "failed":
+            raise CheckFailed(_told(self.judged) + _place(self.judged.worst))
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
+        """Our text and no traceback; its first line is what the short summary shows."""
+        if not isinstance(excinfo.value, (CheckFailed, NotJudged)):
+            return super().repr_failure(excinfo, style)
+        shown = excinfo.getrepr(style="value", chain=False)
+        if shown.reprcrash:
+            shown.reprcrash.path, shown.reprcrash.lineno = str(self.file), self.check.line
+            shown.reprcrash.message = str(excinfo.value).partition("\n")[0]
+        return shown
+
+    def _judge(self) -> Judged:
+        from harness.errors import HarnessError
+
+        runner = _state(self.config).runner
+        assert runner is not None, "pytest_collection_finish was not called"
+        try:
+            self.judged = runner.judge(self.check)
+        except HarnessError as error:
+            raise NotJudged(_visible(str(error))) from None
+        self.user_properties.extend(_properties(self.judged))
+        return self.judged
+
+
+def _told(judged: Judged) -> str:
+    """The reason first, then every expectation that is not met where several are not, then the details."""
+    bad = [record for record in judged.records if record.verdict.status in ("error", "failed")]
+    bad.sort(key=lambda record: record.verdict.status)  # "error" comes before "failed"
+    lines = [bad[0].verdict.reason]
+    lines += [f"{record.expectation}: {record.verdict.reason}" for record in bad if len(bad) > 1]
+    lines += [line for record in bad for line in record.verdict.details]
+    return _visible("\n".join(lines))
+
+
+def _place(record: Record) -> str:
+    from harness.reports import one_line, reproduce
+
+    return f"\nat {one_line(record.file)}:{record.line}\n{one_line(reproduce(record))}"
+
+
+def _properties(judged: Judged) -> Iterable[tuple[str, object]]:
+    """What JUnit XML and other readers of reports get; text that xdist and XML can carry."""
+    record = judged.worst
+    yield from ((name, getattr(record, name)) for name in ("model", "quantization", "target", "prompt"))
+    for each in judged.records:
+        yield f"verdict.{each.expectation}".rstrip("."), _visible(f"{each.outcome}: {each.verdict.reason}")
+    yield "text", _visible(record.text)
+    yield "new_tokens", "" if record.new_tokens is None else record.new_tokens
+    yield "finish", record.finish
+
+
+def _share(results: Results) -> dict[str, Any]:
+    """What one process adds to the summary, as plain data."""
+    from harness.reports import one_line, warnings_counted
+
+    warnings = [[one_line(text), count] for text, count in warnings_counted(results)]
+    return {"counts": dict(results.counts), "targets": len(results.facts), "warnings": warnings}
+
+
+def _summary(shares: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    if not shares:
+        return
+    # Every worker of xdist collects everything, and each generates for its own targets.
+    asked, distinct = (max(share["counts"][key] for share in shares) for key in ("asked", "distinct"))
+    generated = sum(share["counts"]["generated"] for share in shares)
+    targets = sum(share["targets"] for share in shares)
+    warnings: Counter[str] = Counter()
+    for share in shares:
+        warnings.update(dict(share["warnings"]))
+    counts = f"asked {asked:,}, distinct {distinct:,}, generated {generated:,}"
+    yield f"harness: requests {counts}; {targets:,} target{'' if targets == 1 else 's'}"
+    for text, count in warnings.most_common():
+        yield f"harness: warning {count:,} × {text}"
+
+
+def _is_suite(path: Path, wanted: bool) -> bool:
+    """By its text alone; where a glob asks for it, also with a slip in the key, to be told about it."""
+    try:
+        keys = set(TOP_KEY.findall(path.read_text(encoding="utf-8", errors="replace")))
+    except OSError:
+        return wanted
+    return "suite" in keys or (wanted and bool(get_close_matches("suite", keys, cutoff=0.75)))
+
+
+def _asks_suites(config: pytest.Config) -> bool:
+    """Whether the command line names suites, or folders that hold some."""
+    named = [Path(os.path.abspath(config.invocation_params.dir / arg.split("::")[0])) for arg in config.args]
+    files = _state(config).suite_files
+    return any(path.suffix in SUFFIXES or any(file.is_relative_to(path.resolve()) for file in files) for path in named)
+
+
+def _relative(path: Path, start: Path) -> str:
+    return os.path.relpath(path, start).replace(os.sep, "/")
+
+
+def _visible(text: str) -> str:
+    from harness.reports import visible
+
+    return visible(text)

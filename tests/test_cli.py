@@ -1,0 +1,375 @@
+"""The command line: what each command prints, and each exit code."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from io import StringIO
+from pathlib import Path
+
+import pytest
+
+from harness.cli import main
+from harness.errors import CannotRun
+from harness.load import json_schema
+from harness.record import Target
+from harness.reports import progress
+from harness.reports.progress import Bar, Heartbeat, watch
+
+SUITE = """\
+suite: demo
+models:
+  fake:
+    backend: scripted
+    completions:
+      - {prompt: "capital?", text: "Paris.", finish: eos}
+      - {prompt: "ramble", text: "a b c d e f", finish: length}
+      - {prompt: "broken", text: "", error: the wire is cut}
+prompts: {capital: "capital?", ramble: "ramble", broken: "broken"}
+tests:
+"""
+STOPS = "  - {name: stops, marks: [quick], prompts: [capital], expect: {stops_at_eos: true}}\n"
+RAMBLES = "  - {name: rambles, prompts: [ramble], expect: {stops_at_eos: true}}\n"
+BREAKS = "  - {name: breaks, prompts: [broken], expect: {stops_at_eos: true}}\n"
+KNOWN = "  - {name: known, prompts: [capital], expect: {contains: Paris}, xfail: [{reason: it never knew}]}\n"
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
+    """Write a suite of these tests into the current folder, which is an empty one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("HARNESS_DEBUG", raising=False)
+
+    def write_suite(*tests: str, name: str = "demo.yaml") -> Path:
+        path = Path(name)
+        path.write_text(SUITE.replace("demo", path.stem) + "".join(tests))
+        return path
+
+    return write_suite
+
+
+def runs() -> list[Path]:
+    return list(Path("reports").glob("*"))
+
+
+def test_a_run_where_all_holds_prints_its_verdict_and_stores_the_run(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(STOPS)
+    assert main(["run", "demo.yaml"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    [folder] = runs()
+    assert lines[-2].startswith("PASSED  1 of 1 check passed")
+    assert lines[-1] == f"report: {folder}/report.html"
+    assert {path.name for path in folder.iterdir()} == {"report.html", "results.parquet", "run.json", "tokens.parquet"}
+    stored = json.loads((folder / "run.json").read_text())
+    assert stored["command"] == "harness run demo.yaml"
+    assert stored["complete"] is True
+
+
+def test_a_failed_expectation_is_exit_code_1_even_beside_an_error(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(STOPS, RAMBLES, BREAKS)
+    assert main(["run", "demo.yaml"]) == 1
+    assert "FAILED  1 of 3 checks failed, 1 error" in capsys.readouterr().out
+
+
+def test_what_could_not_be_run_is_exit_code_3(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS, BREAKS)
+    assert main(["run", "demo.yaml"]) == 3
+    assert "the wire is cut" in capsys.readouterr().out
+
+
+def test_a_model_that_cannot_be_loaded_is_exit_code_3(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise CannotRun("the weights are gone", "Fetch them.")
+
+    monkeypatch.setattr("harness.backends.load", refuse)
+    write(STOPS)
+    assert main(["run", "demo.yaml"]) == 3
+    assert "the weights are gone" in capsys.readouterr().out
+    assert len(runs()) == 1
+
+
+def test_an_unexpected_pass_is_exit_code_0(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(KNOWN)
+    assert main(["run", "demo.yaml"]) == 0
+    assert "1 unexpectedly passed" in capsys.readouterr().out
+
+
+def test_nothing_selected_is_exit_code_5(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS, RAMBLES)
+    assert main(["run", "demo.yaml", "-k", "nonsense", "-m", "quick"]) == 5
+    assert "none of the 2 checks fits -k 'nonsense' and -m 'quick'" in capsys.readouterr().err
+    assert not runs()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "Missing argument"),
+        (["run", "demo.yaml", "--nonsense"], "No such option"),
+        (["run", "demo.yaml", "--limit", "0"], "--limit"),
+        (["run", "missing.yaml"], "no such file or folder: missing.yaml"),
+        (["run", "demo.yaml", "--target", "fake-non"], "did you mean 'fake-none'?"),
+        (["run", "demo.yaml", "-k", "a and"], "a word is missing at the end"),
+        (["run", "demo.yaml", "-k", "a b"], "`and` or `or` is missing before 'b'"),
+        (["run", "demo.yaml", "-k", "(a"], "a `)` is missing"),
+        (["run", "demo.yaml", "-m", "a & b"], "only words"),
+        (["list"], "no suite given"),
+        (["schema", "--write", "no/such/folder.json"], "cannot write no/such/folder.json"),
+    ],
+)
+def test_a_wrong_command_line_is_exit_code_2(
+    write: Write, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    write(STOPS)
+    assert main(arguments) == 2
+    told = capsys.readouterr()
+    assert said in told.err
+    assert not told.out
+
+
+def test_lint_counts_what_it_planned(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS, RAMBLES)
+    write(STOPS, name="other.yaml")
+    assert main(["lint", "."]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["ok  ./demo.yaml  2 tests, 1 target, 2 checks", "ok  ./other.yaml  1 test, 1 target, 1 check"]
+
+
+def test_lint_tells_every_mistake_of_every_file(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write("  - {name: a, prompts: [capitol], expect: {stops_at_eos: true}}\n", "  - {name: b, prompt: [capital]}\n")
+    write("  - {name: c, prompts: [capital], expect: {contain: x}}\n", name="other.yaml")
+    assert main(["lint", "demo.yaml", "other.yaml"]) == 2
+    told = capsys.readouterr()
+    assert not told.out
+    for place, said in (("demo.yaml:11:", "'capital'"), ("demo.yaml:12:", "prompt"), ("other.yaml:11:", "contains")):
+        assert any(line.startswith(place) and said in line for line in told.err.splitlines()), told.err
+    assert "Traceback" not in told.err
+
+
+def test_list_shows_the_ids_that_a_run_would_judge(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS, RAMBLES)
+    assert main(["list", "demo.yaml"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "demo.yaml::fake-none::stops[capital]",
+        "demo.yaml::fake-none::rambles[ramble]",
+    ]
+
+
+def test_list_shows_targets_and_levels(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(STOPS, RAMBLES)
+    path.write_text(path.read_text() + "quantization: [none, nf4]\n")
+    assert main(["list", "demo.yaml", "--targets"]) == 0
+    assert capsys.readouterr().out.splitlines() == ["fake-none", "fake-nf4"]
+    assert main(["list", "--levels"]) == 0
+    assert any(line.split()[:2] == ["nf4", "bitsandbytes"] for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("options", "left"),
+    [
+        (["-k", "STOPS"], ["stops", "stops"]),
+        (["-k", "not stops"], ["rambles", "rambles"]),
+        (["-k", "(stops or rambles) and nf4"], ["stops", "rambles"]),
+        (["-k", "quick"], ["stops", "stops"]),
+        (["-m", "quick"], ["stops", "stops"]),
+        (["-m", "not quick"], ["rambles", "rambles"]),
+        (["--target", "fake-nf4"], ["stops", "rambles"]),
+        (["--target", "fake-nf4", "--target", "fake-none", "--limit", "1"], ["stops", "stops"]),
+        (["--limit", "1"], ["stops", "stops"]),
+    ],
+)
+def test_options_select_checks(
+    write: Write, capsys: pytest.CaptureFixture[str], options: list[str], left: list[str]
+) -> None:
+    path = write(STOPS, RAMBLES)
+    path.write_text(path.read_text() + "quantization: [none, nf4]\n")
+    assert main(["list", "demo.yaml", *options]) == 0
+    names = [line.split("::")[2].split("[")[0] for line in capsys.readouterr().out.splitlines()]
+    assert names == left
+
+
+def test_a_selection_leaves_the_other_checks_out_of_the_run(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS, RAMBLES)
+    assert main(["run", "demo.yaml", "-k", "capital", "--no-report"]) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 check passed" in said
+    assert "report:" not in said
+    assert not runs()
+
+
+def test_verbose_tells_of_checks_that_passed(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS)
+    main(["run", "demo.yaml", "--no-report"])
+    assert "stops[capital]" not in capsys.readouterr().out
+    main(["run", "demo.yaml", "--no-report", "--verbose"])
+    assert "stops[capital]" in capsys.readouterr().out
+
+
+def test_schema_is_printed_or_written(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write()
+    assert main(["schema"]) == 0
+    assert json.loads(capsys.readouterr().out) == json_schema()
+    assert main(["schema", "--write", "suite.schema.json"]) == 0
+    assert not capsys.readouterr().out
+    assert json.loads(Path("suite.schema.json").read_text()) == json_schema()
+
+
+def test_after_ctrl_c_what_was_judged_is_told_and_stored(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(STOPS, RAMBLES)
+    path = Path("demo.yaml")
+    path.write_text(path.read_text() + "quantization: [none, nf4]\n")
+
+    def interrupted(self: Heartbeat, target: Target, done: int, total: int) -> None:
+        if target.quantization == "nf4":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(progress.Heartbeat, "batch", interrupted)
+    assert main(["run", "demo.yaml", "-k", "stops"]) == 130
+    assert "stopped before the end" in capsys.readouterr().out
+    [folder] = runs()
+    stored = json.loads((folder / "run.json").read_text())
+    assert stored["complete"] is False
+    assert stored["outcomes"] == {"passed": 1}
+
+
+def test_a_run_that_cannot_be_stored_was_told_before(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    write(STOPS)
+    Path("reports").write_text("a file, where a folder has to be")
+    assert main(["run", "demo.yaml"]) == 3
+    told = capsys.readouterr()
+    assert "PASSED  1 of 1 check passed" in told.out
+    assert told.err.startswith("harness: error: cannot write reports")
+
+
+def test_a_bug_is_told_without_a_traceback_unless_it_is_asked_for(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken() -> None:
+        raise ZeroDivisionError("by zero")
+
+    monkeypatch.setattr("harness.load.json_schema", broken)
+    assert main(["schema"]) == 3
+    said = capsys.readouterr().err
+    assert "ZeroDivisionError: by zero" in said
+    assert "HARNESS_DEBUG=1" in said
+    assert "Traceback" not in said
+    monkeypatch.setenv("HARNESS_DEBUG", "1")
+    assert main(["schema"]) == 3
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_an_error_of_the_harness_shows_its_traceback_when_asked(
+    write: Write, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> None:
+        raise CannotRun("no", "yes")
+
+    monkeypatch.setattr("harness.load.json_schema", refuse)
+    monkeypatch.setenv("HARNESS_DEBUG", "1")
+    assert main(["schema"]) == 3
+    said = capsys.readouterr().err
+    assert "Traceback" in said
+    assert said.endswith("harness: error: no\n  yes\n")
+
+
+def test_help_documents_exit_codes_and_commands(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
+    said = capsys.readouterr().out
+    for word in ("run", "lint", "list", "schema", "Exit codes:", "5    the selection leaves nothing", "HARNESS_DEBUG"):
+        assert word in said
+
+
+def test_version_is_that_of_the_package(capsys: pytest.CaptureFixture[str]) -> None:
+    import harness
+
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"harness {harness.__version__}\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+def test_help_and_version_are_there_at_once(option: str) -> None:
+    seconds = []
+    for _ in range(3):
+        began = time.monotonic()
+        subprocess.run([sys.executable, "-m", "harness", option], check=True, capture_output=True)
+        seconds.append(time.monotonic() - began)
+    assert min(seconds) < 1.5  # 0.2 s on an idle machine; a single heavy import takes more than this
+
+
+def test_the_exit_code_reaches_the_shell(write: Write) -> None:
+    write(RAMBLES)
+    done = subprocess.run([sys.executable, "-m", "harness", "run", "demo.yaml"], capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    assert "FAILED" in done.stdout
+
+
+class Terminal(StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def fake_target(name: str = "fake-none") -> Target:
+    from harness.inputs import Model
+
+    return Target(name, "fake", Model(backend="scripted", completions=[{"text": "hi"}]))
+
+
+def test_a_heartbeat_is_one_line_for_each_message_and_one_in_30_seconds() -> None:
+    now = [0.0]
+    stream = StringIO()
+    heartbeat = Heartbeat(stream, clock=lambda: now[0])
+    heartbeat.says("loading fake-none")
+    for second in range(0, 70, 10):
+        now[0] = second
+        heartbeat.batch(fake_target(), second, 70)
+    assert stream.getvalue().splitlines() == [
+        "loading fake-none",
+        "fake-none: 30/70 requests",
+        "fake-none: 60/70 requests",
+    ]
+
+
+def test_what_is_told_cannot_drive_the_terminal() -> None:
+    stream = StringIO()
+    Heartbeat(stream).says("loading \x1b[2Jmodel\nof mine")
+    assert stream.getvalue() == "loading \\x1b[2Jmodel\\nof mine\n"
+
+
+@pytest.mark.parametrize(
+    ("stream", "ci", "observer"),
+    [(Terminal, "", Bar), (Terminal, "false", Bar), (Terminal, "true", Heartbeat), (StringIO, "", Heartbeat)],
+)
+def test_a_bar_is_for_a_person_at_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stream: type[StringIO], ci: str, observer: type
+) -> None:
+    monkeypatch.setenv("CI", ci)
+    with watch(stream()) as chosen:
+        assert type(chosen) is observer
+
+
+def test_a_bar_shows_the_target_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "")
+    monkeypatch.setenv("TERM", "xterm")
+    stream = Terminal()
+    with watch(stream) as observer:
+        observer.says("loading [fake-none]")
+        observer.batch(fake_target(), 3, 8)
+        observer.batch(fake_target("fake-nf4"), 1, 4)
+        print("a library says something", file=sys.stderr)
+    drawn = stream.getvalue()
+    assert "loading [fake-none]" in drawn
+    assert "1/4 requests" in drawn
+    assert "a library says something" in drawn
