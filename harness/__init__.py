@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from harness.frame import matrix, results_frame, targets_frame
     from harness.load import Loaded, json_schema, load_all
     from harness.record import Completion, Record, Request, Target, TargetFacts, Verdict
-    from harness.run import Judged, Runner
+    from harness.runner import Judged, Runner
     from harness.store import Results
     from harness.suite import Suite
 
@@ -32,7 +32,7 @@ _HOMES = {
     "harness.frame": ("matrix", "results_frame", "targets_frame"),
     "harness.load": ("Loaded", "json_schema", "load_all"),
     "harness.record": ("Completion", "Record", "Request", "Target", "TargetFacts", "Verdict"),
-    "harness.run": ("Judged", "Runner"),
+    "harness.runner": ("Judged", "Runner"),
     "harness.store": ("Results",),
     "harness.suite": ("Suite",),
 }
@@ -77,7 +77,7 @@ def run(
     from harness.frame import results_frame
     from harness.load import load_all
     from harness.plan import plan
-    from harness.run import Runner
+    from harness.runner import Runner
     from harness.selection import select
 
     targets = (target,) if isinstance(target, str) else tuple(target)

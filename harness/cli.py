@@ -16,7 +16,7 @@ from harness.errors import HarnessError, SuiteError, UsageError
 
 if TYPE_CHECKING:
     from harness.plan import Check
-    from harness.run import Runner
+    from harness.runner import Runner
     from harness.store import Results
 
 EXIT_CODES = """\b
@@ -110,7 +110,7 @@ def run(  # noqa: PLR0913  an option of the command line each
 
     from harness.reports.progress import watch
     from harness.reports.terminal import summary
-    from harness.run import Runner
+    from harness.runner import Runner
 
     checks = _selected(suites, keyword, mark, target, limit)
     with watch() as observer:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from harness.load import Loaded
     from harness.plan import Check
     from harness.record import Record, Target
-    from harness.run import Judged, Runner
+    from harness.runner import Judged, Runner
     from harness.store import Results
 
 Marks = dict[str, pytest.MarkDecorator]
@@ -82,7 +82,7 @@ class State:
 
     def start(self, checks: Sequence[Check]) -> None:
         """One runner for the checks that will really run. Workers of xdist have no terminal, and stay quiet."""
-        from harness.run import Quiet, Runner
+        from harness.runner import Quiet, Runner
 
         loud = self.config.get_verbosity() > 0 and self.config.pluginmanager.hasplugin("terminalreporter")
         self.runner = Runner(checks, Progress(self.config) if loud and not os.environ.get("CI") else Quiet())
@@ -111,11 +111,12 @@ class State:
 
     def _save(self, results: Results, session: pytest.Session) -> None:
         from harness.errors import HarnessError
+        from harness.reports.html import render
         from harness.store import save
 
         here = self.config.invocation_params.dir
         try:
-            folder = save(results, here / self.config.getoption("harness_report"))
+            folder = save(results, here / self.config.getoption("harness_report"), {"report.html": render(results)})
         except HarnessError as error:
             self.notes.append(f"harness: {error}")
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
@@ -275,8 +276,8 @@ class CheckItem(pytest.Item):
         super().__init__(**node)
         self.check = check
         self.judged: Judged | None = None
-        words = (check.target.name, check.target.model_name, check.target.quantization, check.test.name, check.prompt)
-        self.extra_keyword_matches.update(filter(None, words))
+        # For -k; every other word is in the names of the item and of its target.
+        self.extra_keyword_matches.update(case.name for case in check.cases)
 
     @property
     def file(self) -> Path:
@@ -343,12 +344,11 @@ def _place(record: Record) -> str:
 def _properties(judged: Judged) -> Iterable[tuple[str, object]]:
     """What JUnit XML and other readers of reports get; text that xdist and XML can carry."""
     record = judged.worst
-    yield from ((name, getattr(record, name)) for name in ("model", "quantization", "target", "prompt"))
+    yield from ((name, getattr(record, name)) for name in ("model", "quantization", "target", "prompt", "finish"))
     for each in judged.records:
         yield f"verdict.{each.expectation}".rstrip("."), _visible(f"{each.outcome}: {each.verdict.reason}")
     yield "text", _visible(record.text)
     yield "new_tokens", "" if record.new_tokens is None else record.new_tokens
-    yield "finish", record.finish
 
 
 def _share(results: Results) -> dict[str, Any]:
@@ -371,8 +371,7 @@ def _summary(shares: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         warnings.update(dict(share["warnings"]))
     counts = f"asked {asked:,}, distinct {distinct:,}, generated {generated:,}"
     yield f"harness: requests {counts}; {targets:,} target{'' if targets == 1 else 's'}"
-    for text, count in warnings.most_common():
-        yield f"harness: warning {count:,} × {text}"
+    yield from (f"harness: warning {count:,} × {text}" for text, count in warnings.most_common())
 
 
 def _is_suite(path: Path, wanted: bool) -> bool:

@@ -15,10 +15,32 @@ PACKAGE = ROOT / "harness"
 
 # Each may import what stands before it, and its own submodules. A package stands for everything in it, unless a
 # submodule has a place of its own. This is the one list: where the code teaches otherwise, it is changed here.
-ORDER = """
-    errors inputs record divergence expectations suite yaml_source wording backends.quantizations references load
-    plan selection schedule backends environment store runner frame reports __init__ pytest_plugin cli __main__
-""".split()
+ORDER = [
+    "errors",
+    "inputs",
+    "record",
+    "divergence",
+    "expectations",
+    "suite",
+    "yaml_source",
+    "wording",
+    "backends.quantizations",
+    "references",
+    "load",
+    "plan",
+    "selection",
+    "schedule",
+    "backends",
+    "environment",
+    "store",
+    "runner",
+    "frame",
+    "reports",
+    "__init__",
+    "pytest_plugin",
+    "cli",
+    "__main__",
+]
 
 ONLY_IN = {
     "torch": ("backends",),
@@ -186,7 +208,7 @@ def test_help_imports_no_library_but_typer(arguments: tuple[str, ...], tmp_path:
     imported = modules_after(*arguments, folder=tmp_path)
     assert "typer" in imported
     assert not imported & {*HEAVY, "rich", "yaml"}
-    if arguments != ("list", "--levels"):
+    if len(arguments) == 1:  # typer itself takes pydantic to the options of a command
         assert "pydantic" not in imported
 
 

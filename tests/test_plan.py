@@ -86,7 +86,7 @@ def test_rows_fill_prompts_and_expectations(planned: Callable[[str], Plan]) -> N
 
 
 def test_a_pass_rate_makes_one_check_of_the_test(planned: Callable[[str], Plan]) -> None:
-    made = planned('tests: [{name: knows, prompts: [chat, plain], expect: {contains: a, pass_rate: 0.5}}]')
+    made = planned("tests: [{name: knows, prompts: [chat, plain], expect: {contains: a, pass_rate: 0.5}}]")
 
     assert names(made.checks) == ["a-none::knows", "b-none::knows"]
     assert [case.name for case in made.checks[0].cases] == ["chat-fr", "chat-2", "plain"]
@@ -152,7 +152,7 @@ def test_each_check_points_at_its_own_line(planned: Callable[[str], Plan]) -> No
   - {name: two, prompts: [plain], expect: {stops_at_eos: true}}
 """
     )
-    lines = (HEAD.splitlines() + ["tests:"]).__len__()
+    lines = len(HEAD.splitlines()) + 1  # of the head, and "tests:"
 
     assert {check.test.name: check.line for check in made.checks} == {"one": lines + 1, "two": lines + 2}
 

@@ -191,9 +191,7 @@ def test_an_expectation_that_breaks_is_an_error_of_its_own(runner: Any, monkeypa
         raise KeyError("oops")
 
     monkeypatch.setattr(StopsAtEos, "judge", broken)
-    (judged,) = runner(
-        "tests: [{name: stops, prompts: [good], expect: {stops_at_eos: true, contains: yes}}]"
-    ).run()
+    (judged,) = runner("tests: [{name: stops, prompts: [good], expect: {stops_at_eos: true, contains: yes}}]").run()
 
     assert [(r.expectation, r.verdict.status) for r in judged.records] == [
         ("stops_at_eos", "error"),

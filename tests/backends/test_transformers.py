@@ -92,11 +92,12 @@ def test_left_padding_changes_nothing(tiny: Any, load: Any, architecture: str) -
 
 def test_right_padding_changes_the_tokens(tiny: Any, load: Any) -> None:
     backend = load(tiny("llama"))
+    prompts = [Text(text=f"w{n} w{n + 1} w{n + 2}") for n in range(6)]
 
-    right = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG), "right")))
+    padded = [one(backend, Request(prompt, GREEDY, Batch((prompt, LONG), "right"))) for prompt in prompts]
 
-    assert right.padding == "right"
-    assert right.ids != one(backend, Request(SHORT, GREEDY, "alone")).ids
+    assert {completion.padding for completion in padded} == {"right"}
+    assert [completion.ids for completion in padded] != [one(backend, Request(p, GREEDY)).ids for p in prompts]
 
 
 def test_a_mask_left_out_changes_the_tokens_where_pad_is_eos(tiny: Any, load: Any) -> None:

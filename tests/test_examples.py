@@ -1,0 +1,62 @@
+"""What the README and the shipped suites show must work."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from harness.expectations import TABLE
+from harness.load import load, load_all
+from harness.plan import plan
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SUITES = sorted((ROOT / "suites").glob("*.yaml"))
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_suite_of_the_readme_loads(tmp_path: Path) -> None:
+    (suite,) = blocks("yaml")
+    (tmp_path / "my.yaml").write_text(suite, encoding="utf-8")
+    made = plan([load(tmp_path / "my.yaml")])
+
+    assert [target.name for target in made.targets] == ["candidate-none", "candidate-int8", "candidate-nf4"]
+    assert len(made.checks) == 9
+
+
+def test_the_readme_names_every_expectation() -> None:
+    assert [name for name in TABLE if f"`{name}" not in README] == []
+
+
+def test_the_readme_names_commands_that_exist() -> None:
+    from typer.main import get_command
+
+    from harness.cli import app
+
+    shown = set(re.findall(r"^ +harness (\w+)", README, re.MULTILINE))
+
+    assert shown
+    assert shown <= set(get_command(app).commands)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("path", SUITES, ids=lambda path: path.stem)
+def test_a_shipped_suite_loads_and_has_its_modeline(path: Path) -> None:
+    loaded = load(path)
+
+    assert loaded.suite.suite == path.stem
+    assert path.read_text(encoding="utf-8").startswith("# yaml-language-server: $schema=./suite.schema.json\n")
+
+
+def test_the_shipped_suites_belong_together() -> None:
+    assert {one.suite.suite for one in load_all([ROOT / "suites"])} == {
+        "basics",
+        "lengths",
+        "padding",
+        "quantization",
+        "stopping",
+    }
