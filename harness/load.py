@@ -19,8 +19,9 @@ from harness.errors import Problem, SuiteError, UsageError
 from harness.references import check
 from harness.suite import Suite
 from harness.wording import explain
-from harness.yaml_source import MAP, STR, Pair, Refused, Tree, read
-from harness.yaml_source import Path as Place
+from harness.yaml_source import MAP, STR, read
+from harness.yaml_tree import Pair, Refused, Tree
+from harness.yaml_tree import Path as Place
 
 OWN = ("suite", "description", "extends")  # keys that a suite never takes from the file it extends
 TOP_KEY = re.compile(r"^[{ ]{0,2}[\"']?([A-Za-z_]+)[\"']?\s*:", re.MULTILINE)

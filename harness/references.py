@@ -10,7 +10,7 @@ from harness.expectations import TABLE
 from harness.expectations.shorthand import COLUMN
 from harness.inputs import Frozen
 from harness.wording import near
-from harness.yaml_source import Path, Tree
+from harness.yaml_tree import Path, Tree
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 DEVICES = ("cpu", "cuda", "mps")

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field, GetJsonSchemaHandler, StrictInt, StrictStr, field_validator, model_validator
+from pydantic import AfterValidator, Field, GetJsonSchemaHandler, StrictInt, StrictStr, field_validator, model_validator
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from harness.expectations import Expect
 from harness.inputs import GREEDY, Attention, Dtype, Frozen, Generation, Level, Model, Name, Prompt
 
-Names = Annotated[tuple[Name, ...], Field(min_length=1)]
+
+def _once(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    twice = next((value for value in values or () if (values or ()).count(value) > 1), None)
+    if twice is not None:
+        raise ValueError(f"{twice} is listed twice; keep one of them")
+    return values
+
+
+Once = AfterValidator(_once)
+Names = Annotated[tuple[Name, ...], Field(min_length=1), Once]
 
 
 class Where(Frozen):
@@ -76,9 +85,15 @@ class Suite(Frozen):
     description: StrictStr | None = Field(None, description="What it is for.")
     extends: StrictStr | None = Field(None, description="Another suite file to build on; what is written here wins.")
     models: dict[Name, Model] = Field(min_length=1, description="Models by name.")
-    quantization: tuple[Level, ...] = Field(("none",), min_length=1, description="Levels; each model runs at each.")
-    dtype: tuple[Dtype, ...] | None = Field(None, min_length=1, description="A further axis: types of the weights.")
-    attention: tuple[Attention, ...] | None = Field(None, min_length=1, description="A further axis: attention.")
+    quantization: Annotated[tuple[Level, ...], Once] = Field(
+        ("none",), min_length=1, description="Levels; each model runs at each."
+    )
+    dtype: Annotated[tuple[Dtype, ...] | None, Once] = Field(
+        None, min_length=1, description="A further axis: types of the weights."
+    )
+    attention: Annotated[tuple[Attention, ...] | None, Once] = Field(
+        None, min_length=1, description="A further axis: attention."
+    )
     baseline: Where | None = Field(None, description="The target that the others are compared with.")
     batch_size: StrictInt | None = Field(
         None,

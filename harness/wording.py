@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from yaml.nodes import MappingNode
 
 from harness.suite import Suite
-from harness.yaml_source import Path, Tree
+from harness.yaml_tree import Path, Tree
 
 KEY = "[key]"  # pydantic's last part of a location when the key of a mapping is wrong
 NAMES = "use letters, digits, '_', '.' and '-' only, and begin with a letter, a digit or '_'"

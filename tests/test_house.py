@@ -23,6 +23,7 @@ ORDER = [
     "expectations",
     "suite",
     "yaml_source",
+    "yaml_tree",
     "wording",
     "backends.quantizations",
     "references",

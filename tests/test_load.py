@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from harness import yaml_source
+from harness import yaml_source, yaml_tree
 from harness.errors import SuiteError, UsageError
 from harness.load import Loaded, load, load_all
 
@@ -82,7 +82,7 @@ def test_a_suite_is_loaded_with_the_lines_of_its_tests(tmp_path: Path) -> None:
 def test_scalars_are_those_of_yaml_1_2(text: str, value: object, parser: str, monkeypatch: pytest.MonkeyPatch) -> None:
     own = {name: part for name, part in vars(yaml_source._Loader).items() if "resolve" in name}
     monkeypatch.setattr(yaml_source, "_Loader", type("_Loader", (getattr(yaml, parser),), {**own, "levels": 0}))
-    tree = yaml_source.Tree()
+    tree = yaml_tree.Tree()
     read = tree.value(tree.add(yaml_source.Source("f.yaml", f"a: {text}\n")))
     assert read == {"a": value}
     assert type(read["a"]) is type(value)
@@ -143,6 +143,9 @@ WRONG = [
     ("do_sample: true, ", "", "3:20: generation.warm: temperature has no effect without do_sample: true"),
     ("[plain]", "plain", "9:14: tests.0.prompts: expected a list, got the text 'plain'"),
     ("[plain]", "[]", "9:14: tests.0.prompts: must not be empty"),
+    ("[plain]", "[plain, plain]", "9:14: tests.0.prompts: plain is listed twice; keep one of them"),
+    ("suite: small", "suite: small\nquantization: [none, none]",
+     "2:15: quantization: none is listed twice; keep one of them"),
     ("some/path", "[a]", "2:16: models.tiny: expected a mapping of keys and values, got a list"),
     ("some/path", "{path: x, dtype: float23}",
      "2:33: models.tiny.dtype: expected 'auto', 'float32', 'bfloat16' or 'float16', got the text 'float23'; "

