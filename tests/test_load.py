@@ -239,9 +239,9 @@ def test_one_mistake_is_one_problem_at_its_place(tmp_path: Path, old: str, new: 
 )  # fmt: skip
 def test_what_is_no_suite_at_all_is_refused_at_once(tmp_path: Path, raw: bytes, problem: str) -> None:
     path = written(tmp_path, raw)
-    start = time.perf_counter()
+    start = time.process_time()
     assert problems(path) == [problem]
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
 
 
 def test_every_mistake_of_a_file_is_told_with_its_line_and_a_caret(tmp_path: Path) -> None:
@@ -391,9 +391,9 @@ def test_five_thousand_tests_load_in_seconds(tmp_path: Path) -> None:
     path = written(tmp_path, SUITE + "".join(one.format(f"test-{number}") for number in range(5000)))
     seconds = []
     for _ in range(2):
-        start = time.perf_counter()
+        start = time.process_time()
         assert len(load(path).suite.tests) == 5001
-        seconds.append(time.perf_counter() - start)
+        seconds.append(time.process_time() - start)
     assert min(seconds) < 3
 
 

@@ -128,8 +128,7 @@ def convert(gguf: Path, origin: str, tell: Tell) -> tuple[Path, str]:
         if found := _converted(digest):
             return found
         tell(f"Converting {gguf.name} to safetensors, once (half a minute for 135M parameters) …")
-        with _spinner(f"Converting {gguf.name}"):
-            return _convert(gguf, digest, origin, models)
+        return _convert(gguf, digest, origin, models)
 
 
 def _folders(digest: str) -> tuple[str, str]:
@@ -180,23 +179,6 @@ def _locked(path: Path, tell: Tell) -> Iterator[None]:
             except BlockingIOError:
                 tell("Waiting for another process that converts the same model …")
                 fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-
-
-@contextlib.contextmanager
-def _spinner(text: str) -> Iterator[None]:
-    """A line with the elapsed time, for a person who watches."""
-    if not sys.stderr.isatty() or os.environ.get("CI"):
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    # The console holds the real stderr: conversion replaces sys.stderr to keep other bars quiet.
-    console = Console(file=sys.stderr)
-    with Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False) as progress:
-        progress.add_task(text, total=None)
         yield
 
 

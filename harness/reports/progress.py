@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from harness.record import Target
 from harness.reports import one_line
@@ -36,6 +36,7 @@ def _progress(stream: TextIO) -> Progress:
         TextColumn("{task.description}", markup=False),
         BarColumn(),
         TextColumn("{task.fields[count]}", markup=False),
+        TimeElapsedColumn(),
         TimeRemainingColumn(compact=True),
         console=Console(file=stream),
         transient=True,
