@@ -81,7 +81,6 @@ class Runner:
         self.observer = observer or Quiet()
         self.judged: list[Judged] = []
         self._loaded: tuple[Target, Backend] | None = None
-        self._work: dict[Target, _Work] = {}
         self._began = time.monotonic()
         self._started = datetime.now(UTC)
         asked: dict[Target, list[Request]] = {}
