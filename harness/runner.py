@@ -24,6 +24,12 @@ from harness.schedule import batches, unite
 from harness.store import Results
 
 Answer = Completion | Failure
+# Suites share what is generated for a target when they also agree on how: top-k log-probabilities, rows per batch.
+Setting = tuple[Target, int, int | None]
+
+
+def _setting(check: Check) -> Setting:
+    return check.target, check.suite.top_k_logprobs, check.suite.batch_size
 
 
 class Observer(Protocol):
@@ -80,15 +86,15 @@ class Runner:
         self.checks = tuple(checks)
         self.observer = observer or Quiet()
         self.judged: list[Judged] = []
-        self._loaded: tuple[Target, Backend] | None = None
+        self._loaded: tuple[Setting, Backend] | None = None
         self._began = time.monotonic()
         self._started = datetime.now(UTC)
-        asked: dict[Target, list[Request]] = {}
+        asked: dict[Setting, list[Request]] = {}
         for check in self.checks:
             if not check.skip:
-                asked.setdefault(check.target, []).extend(check.needs())
+                asked.setdefault(_setting(check), []).extend(check.needs())
         self._asked = sum(map(len, asked.values()))
-        self._work = {target: _Work(unite(tuple(dict.fromkeys(requests)))) for target, requests in asked.items()}
+        self._work = {setting: _Work(unite(tuple(dict.fromkeys(requests)))) for setting, requests in asked.items()}
 
     def judge(self, check: Check) -> Judged:
         """Generate what this check still lacks, and judge it."""
@@ -98,8 +104,8 @@ class Runner:
 
     def run(self) -> Iterable[Judged]:
         """All checks, target by target, so that each is loaded once."""
-        order = {target: number for number, target in enumerate(dict.fromkeys(check.target for check in self.checks))}
-        for check in sorted(self.checks, key=lambda check: order[check.target]):
+        order = {setting: number for number, setting in enumerate(dict.fromkeys(map(_setting, self.checks)))}
+        for check in sorted(self.checks, key=lambda check: order[_setting(check)]):
             yield self.judge(check)
 
     def close(self) -> None:
@@ -119,7 +125,9 @@ class Runner:
 
     def results(self, command: str = "") -> Results:
         """Everything that came of it, as it is stored and reported."""
-        answers = [(t.name, answer) for t, work in self._work.items() for answer in work.answers.values()]
+        answers = [
+            (target.name, answer) for (target, _, _), work in self._work.items() for answer in work.answers.values()
+        ]
         suites = dict.fromkeys((check.suite.suite, check.file) for check in self.checks)
         return Results(
             records=tuple(record for judged in self.judged for record in judged.records),
@@ -128,14 +136,14 @@ class Runner:
             facts=tuple(work.facts for work in self._work.values() if work.facts),
             counts=self.counts,
             suites=tuple({"name": name, "file": file, "sha256": _digest(file)} for name, file in suites),
-            targets=tuple(self._work),
+            targets=tuple(dict.fromkeys(target for target, _, _ in self._work)),
             started=self._started.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self._began,
             environment=describe(),
             command=command,
             errors=tuple(
                 f"{target.name}: {work.error}"
-                for target, work in self._work.items()
+                for (target, _, _), work in self._work.items()
                 if work.error and not isinstance(work.error, LevelUnavailable)
             ),
             complete=len(self.judged) == len(self.checks),
@@ -172,14 +180,14 @@ class Runner:
         return judged
 
     def _answer(self, check: Check, request: Request) -> Answer:
-        work = self._work[check.target]
+        work = self._work[_setting(check)]
         request = work.answered_by[request]
         if request not in work.answers:
             self._generate(check, work.batch_of[request])
         return work.answers[request]
 
     def _generate(self, check: Check, batch: Sequence[Request]) -> None:
-        work, target = self._work[check.target], check.target
+        work, target = self._work[_setting(check)], check.target
         if batch[0].fresh_process:
             answers: Sequence[Answer] = process.generate(target, check.suite.top_k_logprobs, batch)
         else:
@@ -191,25 +199,26 @@ class Runner:
 
     def _backend(self, check: Check) -> Backend:
         """The check's target, loaded; the one before it makes room first."""
-        target, work = check.target, self._work[check.target]
+        setting = _setting(check)
+        work = self._work[setting]
         if work.error:
             raise work.error
-        if self._loaded and self._loaded[0] == target:
+        if self._loaded and self._loaded[0] == setting:
             return self._loaded[1]
         self.close()
         try:
-            backend = backends.load(target, top_k=check.suite.top_k_logprobs, progress=self.observer.says)
+            backend = backends.load(check.target, top_k=check.suite.top_k_logprobs, progress=self.observer.says)
         except CannotRun as error:
             work.error = error
             raise
-        self._loaded = (target, backend)
+        self._loaded = (setting, backend)
         work.facts = backend.facts
         if not work.batch_of:
             self._plan_batches(check, backend)
         return backend
 
     def _plan_batches(self, check: Check, backend: Backend) -> None:
-        work = self._work[check.target]
+        work = self._work[_setting(check)]
         exact = backend.facts.dtype == "float32" and check.target.quantization == "none"
         requests = tuple(dict.fromkeys(work.answered_by.values()))
         for batch in batches(requests, backend.length, exact=exact, rows=check.suite.batch_size):

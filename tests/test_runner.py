@@ -225,3 +225,20 @@ def test_an_interrupted_run_is_incomplete(runner: Any) -> None:
 
     assert not made.results().complete
     assert len(made.results().records) == 1
+
+
+def test_suites_share_a_target_only_when_they_generate_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, generated: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    body = HEAD + "tests: [{name: stops, prompts: [good], expect: {stops_at_eos: true}}]\n"
+    for name, extra in (("one", ""), ("two", ""), ("three", "top_k_logprobs: 5\n")):
+        Path(f"{name}.yaml").write_text(body.replace("demo", name) + extra)
+    loaded = [load(f"{name}.yaml") for name in ("one", "two", "three")]
+
+    made = Runner(plan(loaded).checks)
+    list(made.run())
+
+    assert generated == ["good", "good"]
+    assert made.counts == {"asked": 3, "distinct": 2, "generated": 2}
+    assert len(made.results().records) == 3
