@@ -136,6 +136,20 @@ tests:
     assert reasons["b-none::stops[plain]"] == ("slow", "")
 
 
+def test_a_known_failure_of_one_prompt_holds_for_the_pass_rate_over_it(planned: Callable[[str], Plan]) -> None:
+    made = planned(
+        """
+tests:
+  - name: knows
+    prompts: [plain, chat]
+    expect: {contains: a, pass_rate: 0.9}
+    xfail: [{prompt: chat, reason: it does not know}]
+"""
+    )
+
+    assert made.checks[0].xfail("cpu") == "it does not know"
+
+
 def test_expectations_about_batches_see_the_prompts_of_the_test(planned: Callable[[str], Plan]) -> None:
     made = planned("tests: [{name: pads, prompts: [plain, chat], expect: {padding_invariant: true}}]")
     alone, padded = made.checks[0].cases[0].needs["padding_invariant"]

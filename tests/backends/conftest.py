@@ -58,9 +58,16 @@ def byte_tokenizer() -> Any:
 
 
 def save_model(
-    folder: Path, architecture: str = "llama", *, chat: bool = True, spells: bool = False, **config: Any
+    folder: Path,
+    architecture: str = "llama",
+    *,
+    chat: bool = True,
+    spells: bool = False,
+    bos: bool = False,
+    **config: Any,
 ) -> Path:
     import torch
+    from tokenizers import processors
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
@@ -71,6 +78,10 @@ def save_model(
     made = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **settings))
     made.save_pretrained(folder)
     words = byte_tokenizer() if spells else tokenizer(pad_token="<pad>")
+    if bos:
+        words.backend_tokenizer.post_processor = processors.TemplateProcessing(
+            single="<s> $A", special_tokens=[("<s>", 2)]
+        )
     if not chat:
         words.chat_template = None
     words.save_pretrained(folder)

@@ -100,6 +100,23 @@ def test_right_padding_changes_the_tokens(tiny: Any, load: Any) -> None:
     assert [completion.ids for completion in padded] != [one(backend, Request(p, GREEDY)).ids for p in prompts]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_padded_batch_is_what_one_would_pass_by_hand(tiny: Any, load: Any, side: str) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    completion = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG), side)))  # type: ignore[arg-type]
+    short, long = completion.prompt_ids, one(backend, Request(LONG, GREEDY)).prompt_ids
+    pads = (0,) * (len(long) - len(short))
+    rows = [pads + short if side == "left" else short + pads, long]
+    ids = torch.tensor(rows)
+    mask = (ids != 0).long()
+
+    by_hand = backend.model.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=12, pad_token_id=0)
+
+    assert completion.ids == tuple(by_hand[0, len(long) :].tolist())[: completion.new_tokens]
+
+
 def test_a_mask_left_out_changes_the_tokens_where_pad_is_eos(tiny: Any, load: Any) -> None:
     backend = load(tiny("llama"))
     alone = one(backend, Request(SHORT, GREEDY, "alone"))
@@ -162,6 +179,18 @@ def test_a_stop_string_is_seen_in_ids(tiny: Any, load: Any) -> None:
     assert stopped.ids == free.ids[: free.tokens.index(letter) + 1]
     assert letter in stopped.text
     assert (other.finish == "stop") == (letter in other.text)
+
+
+def test_generation_really_ends_at_the_stop_string(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama", spells=True))
+    backend.model.generation_config.eos_token_id = None
+    letter = next(t for t in one(backend, Request(SHORT, GREEDY)).tokens[2:] if t.isprintable() and t.strip())
+    forwards = []
+    backend.model.register_forward_hook(lambda *_: forwards.append(1))
+
+    stopped = one(backend, Request(SHORT, Generation(do_sample=False, max_new_tokens=12, stop_strings=(letter,))))
+
+    assert len(forwards) == stopped.new_tokens < 12
 
 
 def test_an_eos_in_the_prompt_does_not_end_the_row(tiny: Any, load: Any) -> None:
@@ -229,6 +258,14 @@ def test_messages_go_through_the_template_once(tiny: Any, load: Any) -> None:
 
     assert completion.prompt_text == "<s> w1 w2 <a>"
     assert completion.prompt_ids == (2, 6, 7, 3)
+
+
+def test_bos_comes_once_from_the_template_or_from_the_tokenizer(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama", bos=True))
+    chat = Text(messages=(Message(role="user", content="w1 w2"),))
+
+    assert one(backend, Request(chat, GREEDY)).prompt_ids == (2, 6, 7, 3)
+    assert one(backend, Request(SHORT, GREEDY)).prompt_ids == (2, 6, 7, 8)
 
 
 @pytest.mark.parametrize(
