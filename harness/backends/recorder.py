@@ -59,13 +59,11 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         self.cache = "none" if cache is None else type(cache).__name__
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
-        """Called after each token is chosen: record it, and say which rows met a stop string."""
+        """Called after each token is chosen: records it and stops nothing; generate() has its own criteria."""
         # Beams are reordered as they go: what is recorded at a row is not what the row becomes.
         if (self._config.num_beams or 1) == 1:
             self._steps.append(self._reduced(input_ids[:, -1:]))
-        if self.stop is None:
-            return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
-        return self.stop(input_ids, scores)
+        return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
     def _reduced(self, chosen: Any) -> tuple[Any, ...]:
         logprobs = self._logits.log_softmax(-1)
