@@ -124,7 +124,7 @@ def _failures(results: Results, console: Console, verbose: bool) -> None:
             for part in visible(cut(line, LONGEST, "results.parquet")).split("\n"):
                 _say(console, f"    {part}")
         if count > 1:
-            _say(console, f"    and {count - 1:,} more checks of {one_line(record.target)} for the same reason")
+            _say(console, f"    and {count - 1:,} more of {one_line(record.target)} for the same reason")
         _say(console, (f"    {one_line(reproduce(record))}", "cyan"))
         _say(console)
     if len(told) > len(shown):

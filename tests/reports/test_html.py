@@ -216,7 +216,7 @@ def test_an_error_shared_by_many_checks_is_told_once():
     records = [record(str(number), "error", verdict=verdict) for number in range(3)]
     page = Page(render(results(*records, errors=("tiny: no such model", "other: out of memory"))))
     assert len(page.having("article")) == 1
-    assert "and 2 more checks of tiny for the same reason" in page.text
+    assert "and 2 more of tiny for the same reason" in page.text
     loading = page.text[page.text.index("Could not be loaded") : page.text.index("What failed")]
     assert "other: out of memory" in loading
     assert "tiny" not in loading

@@ -98,7 +98,7 @@ def test_an_error_that_many_checks_share_is_told_once():
     records = [record(str(number), "error", verdict=verdict) for number in range(12)]
     text = printed(results(*records, errors=("tiny: no such model\n  Download it first.",)))
     assert text.count("no such model") == 1
-    assert "    and 11 more checks of tiny for the same reason" in text
+    assert "    and 11 more of tiny for the same reason" in text
     assert "\n      Download it first.\n" in text
 
 
