@@ -8,6 +8,7 @@ HarnessError
     ├── ModelUnavailable    the weights are not there, or cannot be read
     ├── LevelMismatch       the loaded weights are not at the quantization level asked for
     ├── LevelUnavailable    this machine cannot run the level (its checks are skipped)
+    ├── NotSupported        the model or the backend cannot do this at all (its expectation is skipped)
     ├── InvalidRequest      the request cannot be run on this model (too long, empty, …)
     ├── OutOfMemory         even a single row does not fit
     └── NumericFailure      the model produced NaN or Inf
@@ -84,6 +85,10 @@ class LevelMismatch(CannotRun):
 
 class LevelUnavailable(CannotRun):
     kind = "level_unavailable"
+
+
+class NotSupported(CannotRun):
+    kind = "not_supported"
 
 
 class InvalidRequest(CannotRun):

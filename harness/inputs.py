@@ -54,6 +54,9 @@ class Prompt(Frozen):
     messages: tuple[Message, ...] | None = Field(
         None, min_length=1, description="Chat turns, rendered by the model's own chat template."
     )
+    continue_final_message: StrictBool = Field(
+        False, description="The last message is the assistant's own beginning: the model goes on with it."
+    )
     rows: tuple[dict[StrictStr, Any], ...] | None = Field(
         None, min_length=1, description="One prompt per row: {column} is replaced in the text and in expectations."
     )
@@ -71,6 +74,8 @@ class Prompt(Frozen):
     def _one_of(self) -> Prompt:
         if (self.text is None) == (self.messages is None):
             raise ValueError("a prompt has either text or messages")
+        if self.continue_final_message and (self.messages is None or self.messages[-1].role != "assistant"):
+            raise ValueError("continue_final_message needs messages of which the last is the assistant's")
         return self
 
 
@@ -101,6 +106,18 @@ class Generation(Frozen):
         None, min_length=1, description="Generation ends when one of these appears in the output."
     )
     use_cache: StrictBool | None = Field(None, description="false: recompute every step without a key-value cache.")
+    cache_implementation: Literal["dynamic", "static", "offloaded", "offloaded_static"] | None = Field(
+        None, description="Kind of key-value cache; unset: the library's choice."
+    )
+    prompt_lookup_num_tokens: StrictInt | None = Field(
+        None, ge=1, description="Speculative decoding: so many candidates are looked up in the prompt."
+    )
+    assistant_early_exit: StrictInt | None = Field(
+        None, ge=1, description="Speculative decoding: this many of the model's own layers draft the candidates."
+    )
+    num_return_sequences: StrictInt | None = Field(
+        None, ge=1, description="So many sequences a prompt; needs do_sample: true or as many beams."
+    )
     seed: StrictInt = Field(0, ge=0, description="Seeds torch before each batch; matters only when sampling.")
 
     @model_validator(mode="after")
@@ -111,6 +128,8 @@ class Generation(Frozen):
         beams = [name for name in ("length_penalty", "early_stopping") if getattr(self, name) is not None]
         if beams and (self.num_beams or 1) == 1:
             raise ValueError(f"{_have(beams)} no effect without num_beams above 1")
+        if (self.num_return_sequences or 1) > (self.num_beams or 1) and self.do_sample is not True:
+            raise ValueError("num_return_sequences needs do_sample: true, or num_beams at least as high")
         if self.min_new_tokens and self.max_new_tokens and self.min_new_tokens > self.max_new_tokens:
             raise ValueError("min_new_tokens is above max_new_tokens")
         return self

@@ -160,4 +160,4 @@ def _text(prompt: Prompt, row: Mapping[str, Any]) -> Text:
     if prompt.messages is None:
         return Text(text=fill_text(prompt.text or "", row))
     turns = (turn.model_copy(update={"content": fill_text(turn.content, row)}) for turn in prompt.messages)
-    return Text(messages=tuple(turns))
+    return Text(messages=tuple(turns), continued=prompt.continue_final_message)

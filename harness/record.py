@@ -15,6 +15,7 @@ from harness.inputs import Generation, Message, Model
 Finish = Literal["eos", "stop", "length"]
 Status = Literal["passed", "failed", "error", "skipped"]
 Padding = Literal["left", "right", "shipped"]
+Kind = Literal["generate", "score", "render", "bare_generate", "bare_config", "bare_pipeline", "processed"]
 
 
 @dataclass(frozen=True)
@@ -39,14 +40,16 @@ class Target:
 
 @dataclass(frozen=True)
 class Text:
-    """What one prompt says once its row is filled in: text as it stands, or chat messages."""
+    """What one prompt says once its row is filled in: text as it stands, chat messages, or token ids."""
 
     text: str | None = None
     messages: tuple[Message, ...] | None = None
+    ids: tuple[int, ...] | None = None  # of what a completion held: to continue from it, or to look at it again
+    continued: bool = False  # the last message is the model's own, to be gone on with
 
     @property
     def last(self) -> str:
-        return self.text if self.messages is None else self.messages[-1].content  # type: ignore[return-value]
+        return (self.text or "") if self.messages is None else self.messages[-1].content
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Batch:
     rows: tuple[Text, ...]
     padding: Padding = "left"
     attention_mask: bool = True
+    pad_token_id: int | None = None  # another id to pad with than the model's own
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Request:
 
     layout: "any" leaves batching to the scheduler; "alone" is a batch of one; a Batch is exactly that batch.
     repeat: 0, 1, 2 … are different requests, really generated again.
+    kind: generate; score: the argmax at each place of one forward pass over prompt and continuation, without
+    cache; render: what the prompt pipeline makes of the prompt, nothing is generated; bare_…: the call as
+    careless code makes it, whose effective config is the answer; processed: the first step's distribution
+    before and after all logits processors.
     """
 
     prompt: Text
@@ -71,7 +79,13 @@ class Request:
     layout: Literal["any", "alone"] | Batch = "any"
     repeat: int = 0
     fresh_process: bool = False
-    kind: Literal["generate"] = "generate"
+    kind: Kind = "generate"
+    row: int | None = None  # which row of the Batch; None: the first that holds the prompt
+    continuation: tuple[int, ...] = ()  # of kind score
+    position_ids: bool = False  # of kind score: passed explicitly, counted from the mask
+    attention: str = ""  # another attention implementation than the one that was loaded
+    float32: bool = False  # with the weights cast to float32 for the while
+    resume_after: int = 0  # so many tokens are generated first, then their cache is gone on with
 
     def replace(self, **changes: Any) -> Request:
         return dataclasses.replace(self, **changes)
@@ -84,11 +98,14 @@ class Request:
 
     @cached_property
     def _hash(self) -> int:
-        return hash((self.prompt, self.generation, self.layout, self.repeat, self.fresh_process, self.kind))
+        return hash(tuple(getattr(self, name) for name in _REQUEST_FIELDS))
 
     def __hash__(self) -> int:
         # Requests are keys everywhere and hold whole prompts; hashing them once is worth the line.
         return self._hash
+
+
+_REQUEST_FIELDS = tuple(field.name for field in dataclasses.fields(Request))
 
 
 @dataclass(frozen=True)
@@ -99,6 +116,39 @@ class Step:
     top_ids: Sequence[int]  # arrays: a tuple of Python floats would cost five times the memory
     top_logprobs: Sequence[float]
     max_logit: float  # the largest: near it lies what rounding can flip
+
+
+@dataclass(frozen=True)
+class Returned:
+    """One of several sequences that one prompt was to return (num_return_sequences)."""
+
+    ids: tuple[int, ...]
+    text: str
+    score: float | None = None  # of beam search
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """What a prompt pipeline makes of one prompt, and of the variations that show its faults.
+
+    Where the prompt is plain text, or a variation raised, its field is None.
+    """
+
+    text: str  # as the model gets it
+    ids: tuple[int, ...]
+    ids_with_special: tuple[int, ...]  # the same text tokenised with special tokens added, as careless code does
+    decoded: str  # the ids back to text, special tokens kept
+    bos_token_id: int | None = None
+    special_ids: tuple[int, ...] = ()
+    without_generation_prompt: str | None = None
+    on_another_date: str | None = None
+    continued: str | None = None  # an assistant turn added, rendered with continue_final_message
+    closed: str | None = None  # the same assistant turn, closed by the template
+    closing_ids: tuple[int, ...] = ()  # ids with which the template closes the assistant's turn
+    user_text: tuple[str, ...] = ()  # the contents of the messages, or the plain text
+    special_in_user_text: tuple[str, ...] = ()  # special tokens that user text spells, and that were parsed as such
+    system_added: str = ""  # a system turn that the prompt does not hold and the template put there
+    template_fails: str = ""  # what the template raised, where it did
 
 
 @dataclass(frozen=True)
@@ -122,6 +172,13 @@ class Completion:
     seconds: float = 0.0  # of the whole batch
     memory_bytes: int = 0
     warnings: Mapping[str, int] = field(default_factory=dict)
+    tail: tuple[int, ...] = ()  # what stands after the row's own end, where other rows went on
+    cache: str = ""  # class of the key-value cache that was really used
+    attention: str = ""  # implementation that was really used
+    returned: tuple[Returned, ...] = ()  # all sequences, the first one included, when several were asked for
+    rendering: Rendering | None = None  # of kind render
+    raw_logits: Sequence[float] = ()  # of kind processed: the first step's, before all processors …
+    processed_logits: Sequence[float] = ()  # … and after them
 
     @property
     def new_tokens(self) -> int:
@@ -169,6 +226,7 @@ class TargetFacts:
     modules: Mapping[str, int] = field(default_factory=dict)  # "Linear4bit/uint8": 210
     generation_config: Mapping[str, Any] = field(default_factory=dict)  # the model's own, as shipped
     autocast: bool = False
+    traits: tuple[str, ...] = ()  # what some expectations do not apply to: encoder_decoder, dynamic_rope …
     load_seconds: float = 0.0
     warnings: Mapping[str, int] = field(default_factory=dict)
 

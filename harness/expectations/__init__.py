@@ -7,13 +7,13 @@ and the docs know it from there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field, create_model
 
 from harness.expectations.content import Contains, Equals, JsonSchema, NotContains, Regex
 from harness.expectations.invariance import BatchInvariant, Deterministic, PaddingInvariant
-from harness.expectations.shorthand import Written
+from harness.expectations.shorthand import Suspect, Written
 from harness.expectations.stopping import NewTokens, StopsAtEos
 from harness.inputs import Frozen, Number
 from harness.record import Completion, Request, Verdict
@@ -21,7 +21,14 @@ from harness.record import Completion, Request, Verdict
 
 @runtime_checkable
 class Expectation(Protocol):
-    """The whole of what an expectation must know how to do."""
+    """The whole of what an expectation must know how to do. `Written` has what most leave as it is."""
+
+    catches: ClassVar[tuple[str, ...]]
+    not_for: ClassVar[Mapping[str, str]]
+
+    @property
+    def over_set(self) -> bool:
+        """Judged once over all prompts of its test, by `judge_set`."""
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
         """The requests whose completions `judge` is to see, in that order.
@@ -29,8 +36,21 @@ class Expectation(Protocol):
         `request` is the prompt in question; `peers` are all prompts of the same test, `request` among them.
         """
 
+    def then(self, completions: Sequence[Completion]) -> Sequence[Request]:
+        """Further requests that follow from the answers so far; () when there is no more to ask."""
+
     def judge(self, completions: Sequence[Completion]) -> Verdict:
         """The verdict on those completions. Pure: never touches a model."""
+
+    def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
+        """What may be the cause when it failed."""
+
+
+class OverSet(Expectation, Protocol):
+    """An expectation about all prompts of a test together."""
+
+    def judge_set(self, prompts: Sequence[tuple[Expectation, Sequence[Completion]]]) -> Verdict:
+        """The verdict; for each prompt the expectation with its row filled in, and its completions."""
 
 
 TABLE: Mapping[str, type[Frozen]] = {

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from pydantic import GetJsonSchemaHandler, model_validator
@@ -11,6 +12,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from harness.inputs import Frozen, either
+from harness.record import Completion, Request
 
 COLUMN = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
@@ -20,6 +22,15 @@ def fill_text(text: str, row: Mapping[str, Any]) -> str:
     return COLUMN.sub(lambda match: str(row[match[1]]) if match[1] in row else match[0], text)
 
 
+@dataclass(frozen=True)
+class Suspect:
+    """A possible cause of a failure: it is the cause if these two, which leave it out, agree."""
+
+    cause: str
+    reference: Request
+    other: Request
+
+
 class Written(Frozen):
     """An expectation as it may be written: `name: true`, `name: value` or `name: {field: value}`."""
 
@@ -27,6 +38,23 @@ class Written(Frozen):
     value_field: ClassVar[str] = ""
     # What else than a mapping may be written where there is no such field, as JSON Schema.
     bare: ClassVar[Mapping[str, Any]] = {"const": True}
+    # Rows of docs/behaviours.md that it catches.
+    catches: ClassVar[tuple[str, ...]] = ()
+    # Traits of a model that it does not apply to, each with the reason: it is skipped there.
+    not_for: ClassVar[Mapping[str, str]] = {}
+
+    @property
+    def over_set(self) -> bool:
+        """Judged once over all prompts of its test, by `judge_set`, and not prompt by prompt."""
+        return False
+
+    def then(self, completions: Sequence[Completion]) -> Sequence[Request]:
+        """What is to be generated further, now that this is known; () when `judge` has what it needs."""
+        return ()
+
+    def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
+        """What may be the cause of a failed verdict: tried in this order, the first that holds is named."""
+        return ()
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
