@@ -40,6 +40,11 @@ class Difference:
         return self.margin is not None and self.margin <= self.tolerance
 
     @property
+    def is_harmless(self) -> bool:
+        """Rounding, in a lane where rounding may change tokens: in float32 it was never seen to."""
+        return self.is_rounding and self.precision != "float32"
+
+    @property
     def sentence(self) -> str:
         rule = f"{ULPS} ulp of {self.precision}" if self.precision != "float32" else "float32 noise"
         if self.margin is None:
@@ -64,6 +69,12 @@ def first_difference(reference: Completion, other: Completion) -> Difference | N
     )
 
 
+def agree(reference: Completion, other: Completion) -> bool:
+    """The same tokens; below float32, up to a flip that rounding explains."""
+    difference = first_difference(reference, other)
+    return difference is None or difference.is_harmless
+
+
 def coarser(*precisions: str) -> str:
     return min(precisions, key=lambda name: MANTISSA[name])
 
@@ -73,8 +84,11 @@ def _margin(reference: Completion, other: Completion, index: int) -> float | Non
 
     A flip is rounding only if both sides saw a near-tie; a side that is sure of its token was changed by more.
     """
-    views = [_gap(a, b, index) for a, b in ((reference, other), (other, reference))]
-    return None if None in views else max(view for view in views if view is not None)
+    # Beam search and speculative decoding record no steps: then the other side's view has to do.
+    pairs = [(a, b) for a, b in ((reference, other), (other, reference)) if a.steps]
+    views = [_gap(own, its, index) for own, its in pairs]
+    known = [view for view in views if view is not None]
+    return max(known) if known and len(known) == len(views) else None
 
 
 def _gap(own: Completion, other: Completion, index: int) -> float | None:

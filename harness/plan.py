@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -14,6 +15,8 @@ from harness.load import Loaded
 from harness.record import Request, Target, Text
 from harness.suite import Suite, Test, Where
 
+OVER_SET = "*"  # stands for the prompt in the id of a check over all of them
+
 
 @dataclass(frozen=True)
 class Case:
@@ -24,10 +27,15 @@ class Case:
     expectations: Mapping[str, Expectation]
     needs: Mapping[str, tuple[Request, ...]]  # by name of the expectation
 
+    def part(self, *, over_set: bool) -> Case:
+        """With those expectations only that are judged over the whole set of prompts, or only with the others."""
+        kept = {name: one for name, one in self.expectations.items() if one.over_set is over_set}
+        return Case(self.name, self.request, kept, {name: self.needs[name] for name in kept})
+
 
 @dataclass(frozen=True)
 class Check:
-    """One verdict to reach: a test on a target, for one prompt (or for all of them, with a pass rate)."""
+    """One verdict to reach: a test on a target, for one prompt, or for all of them together."""
 
     id: str  # pytest's node id
     suite: Suite
@@ -36,6 +44,8 @@ class Check:
     test: Test
     target: Target
     cases: tuple[Case, ...]
+    prompt: str = ""  # "" when it is about all prompts of its test
+    over_set: bool = False  # each expectation judges all prompts at once; else, over all of them, a pass rate
     skip: str = ""  # why it does not run on this target
     devices: tuple[str, ...] = ()  # it runs on these kinds of device only; () is any
     xfails: tuple[tuple[str, tuple[str, ...]], ...] = ()  # known failures: reason, and kinds of device (() is any)
@@ -43,10 +53,6 @@ class Check:
     @property
     def name(self) -> str:
         return self.id.rsplit("::", 1)[1]
-
-    @property
-    def prompt(self) -> str:
-        return self.cases[0].name if self.test.expect.pass_rate is None else ""
 
     def needs(self) -> Iterable[Request]:
         for case in self.cases:
@@ -91,22 +97,20 @@ def checks(loaded: Loaded, target: Target) -> tuple[Check, ...]:
 
 
 def _checks_of(loaded: Loaded, test: Test, target: Target) -> tuple[Check, ...]:
-    cases = _cases(loaded.suite, test)
-    groups = [(case,) for case in cases] if test.expect.pass_rate is None else [tuple(cases)]
     skip = "" if fits(test.only, target) else "this test is not for this target (`only`)"
     made = []
-    for group in groups:
-        prompt = group[0].name if test.expect.pass_rate is None else ""
-        file = loaded.files.get(test.name, loaded.file)
+    for label, prompt, cases in _groups(test, _cases(loaded, test)):
         made.append(
             Check(
-                id=f"{loaded.file}::{target.name}::{test.name}{f'[{prompt}]' if prompt else ''}",
+                id=f"{loaded.file}::{target.name}::{test.name}{f'[{label}]' if label else ''}",
                 suite=loaded.suite,
-                file=file,
+                file=loaded.files.get(test.name, loaded.file),
                 line=loaded.lines[test.name],
                 test=test,
                 target=target,
-                cases=group,
+                cases=cases,
+                prompt=prompt,
+                over_set=label == OVER_SET,
                 skip=skip,
                 devices=(test.only.device or ()) if test.only else (),
                 xfails=tuple(
@@ -117,6 +121,16 @@ def _checks_of(loaded: Loaded, test: Test, target: Target) -> tuple[Check, ...]:
             )
         )
     return tuple(made)
+
+
+def _groups(test: Test, cases: Sequence[Case]) -> list[tuple[str, str, tuple[Case, ...]]]:
+    """Which prompts are judged together: label in the id, name of the prompt if it is one, the cases."""
+    single = [part for case in cases if (part := case.part(over_set=False)).expectations]
+    whole = tuple(part for case in cases if (part := case.part(over_set=True)).expectations)
+    groups: list[tuple[str, str, tuple[Case, ...]]] = [(case.name, case.name, (case,)) for case in single]
+    if single and test.expect.pass_rate is not None:
+        groups = [("", "", tuple(single))]
+    return [*groups, (OVER_SET, "", whole)] if whole else groups
 
 
 def _names(prompt: str, names: Sequence[str]) -> bool:
@@ -134,11 +148,12 @@ def fits(where: Where | None, target: Target) -> bool:
     )
 
 
-def _cases(suite: Suite, test: Test) -> list[Case]:
+def _cases(loaded: Loaded, test: Test) -> list[Case]:
+    suite, folder = loaded.suite, os.path.dirname(loaded.files.get(test.name, loaded.file))
     generation = suite.generation_named(test.generation)
     texts = [item for name in test.prompts for item in prompts(name, suite.prompts[name])]
     requests = [Request(text, generation) for _, text, _ in texts]
-    written = test.expect.expectations()
+    written = {name: one.located(folder) for name, one in test.expect.expectations().items()}
     made = []
     for (name, _, row), request in zip(texts, requests, strict=True):
         expectations = {key: fill(expectation, row) for key, expectation in written.items()}

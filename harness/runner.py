@@ -8,22 +8,24 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, cast
 
 from harness import backends
 from harness.backends import Backend, process
+from harness.divergence import agree
 from harness.environment import describe
 from harness.errors import CannotRun, LevelUnavailable
+from harness.expectations import Expectation, OverSet
+from harness.judgement import Answer, Judgement, caused, each, rate, reach, reach_set, record
 from harness.plan import Case, Check
 from harness.record import Completion, Failure, Record, Request, Status, Target, TargetFacts, Verdict
 from harness.schedule import batches, unite
 from harness.store import Results
 
-Answer = Completion | Failure
 # Suites share what is generated for a target when they also agree on how: top-k log-probabilities, rows per batch.
 Setting = tuple[Target, int, int | None]
 
@@ -60,7 +62,7 @@ class Judged:
     @property
     def status(self) -> Status:
         """The worst of its verdicts."""
-        order: tuple[Status, ...] = ("error", "failed", "skipped", "passed")
+        order: tuple[Status, ...] = ("error", "failed", "passed", "skipped")
         return min((record.verdict.status for record in self.records), key=order.index)
 
     @property
@@ -72,7 +74,7 @@ class Judged:
 class _Work:
     """What is asked of one target, and what has been answered."""
 
-    answered_by: Mapping[Request, Request]
+    answered_by: dict[Request, Request]
     answers: dict[Request, Answer] = field(default_factory=dict)
     batch_of: dict[Request, tuple[Request, ...]] = field(default_factory=dict)  # filled once the target is loaded
     error: CannotRun | None = None
@@ -94,7 +96,9 @@ class Runner:
             if not check.skip:
                 asked.setdefault(_setting(check), []).extend(check.needs())
         self._asked = sum(map(len, asked.values()))
-        self._work = {setting: _Work(unite(tuple(dict.fromkeys(requests)))) for setting, requests in asked.items()}
+        self._work = {
+            setting: _Work(dict(unite(tuple(dict.fromkeys(requests))))) for setting, requests in asked.items()
+        }
 
     def judge(self, check: Check) -> Judged:
         """Generate what this check still lacks, and judge it."""
@@ -151,33 +155,80 @@ class Runner:
 
     def _records(self, check: Check) -> Iterable[Record]:
         if check.skip:
-            yield _record(check, "", Verdict("skipped", check.skip))
+            yield record(check, "", Verdict("skipped", check.skip))
             return
         try:
             backend = self._backend(check)
         except LevelUnavailable as error:
-            yield _record(check, "", Verdict("skipped", str(error)))
+            yield record(check, "", Verdict("skipped", str(error)))
             return
         except CannotRun as error:
-            yield _record(check, "", Verdict("error", str(error), {"kind": error.kind}))
+            yield record(check, "", Verdict("error", str(error), {"kind": error.kind}))
             return
         device = backend.facts.device.split(":")[0]
         if check.devices and device not in check.devices:
             reason = f"this test is for {' or '.join(check.devices)} (`only`), the target is on {device}"
-            yield _record(check, "", Verdict("skipped", reason))
+            yield record(check, "", Verdict("skipped", reason))
+            return
+        if check.over_set:
+            yield from each(check, self._judge_set(check), check.xfail(device))
             return
         judged = [(case, self._judge_case(check, case)) for case in check.cases]
         if check.test.expect.pass_rate is None:
-            yield from _each(check, judged[0][1], check.xfail(device))
+            yield from each(check, judged[0][1], check.xfail(device))
         else:
-            yield _rate(check, check.test.expect.pass_rate, judged, check.xfail(device))
+            yield rate(check, check.test.expect.pass_rate, judged, check.xfail(device))
 
-    def _judge_case(self, check: Check, case: Case) -> dict[str, tuple[Verdict, list[Answer]]]:
+    def _judge_case(self, check: Check, case: Case) -> dict[str, Judgement]:
+        return {name: self._judge(check, one, case.needs[name]) for name, one in case.expectations.items()}
+
+    def _judge(self, check: Check, expectation: Expectation, needs: Sequence[Request]) -> Judgement:
+        reason = self._not_for(check, expectation)
+        if reason:
+            return Verdict("skipped", reason), []
+        answers = self._answers(check, needs)
+        while more := _further(expectation, answers):
+            answers += self._answers(check, more)
+        verdict = reach(expectation.judge, answers)
+        if verdict.status == "failed":
+            verdict = self._explained(check, expectation, verdict, answers)
+        return verdict, answers
+
+    def _judge_set(self, check: Check) -> dict[str, Judgement]:
+        """Each expectation once, over all prompts."""
         judged = {}
-        for name, expectation in case.expectations.items():
-            answers = [self._answer(check, request) for request in case.needs[name]]
-            judged[name] = (_verdict(expectation.judge, answers), answers)
+        for name in check.cases[0].expectations:
+            parts = [(case.expectations[name], self._answers(check, case.needs[name])) for case in check.cases]
+            reason = self._not_for(check, parts[0][0])
+            answers = [answer for _, given in parts for answer in given]
+            verdict = Verdict("skipped", reason) if reason else reach_set(cast(OverSet, parts[0][0]), parts)
+            judged[name] = (verdict, answers)
         return judged
+
+    def _not_for(self, check: Check, expectation: Expectation) -> str:
+        traits = self._backend(check).facts.traits
+        return next((reason for trait, reason in expectation.not_for.items() if trait in traits), "")
+
+    def _explained(
+        self, check: Check, expectation: Expectation, verdict: Verdict, answers: Sequence[Answer]
+    ) -> Verdict:
+        """With the cause, if one of the suspects turns out to be it."""
+        suspects = expectation.suspects([answer for answer in answers if isinstance(answer, Completion)])
+        for suspect in suspects:
+            reference, other = self._answers(check, (suspect.reference, suspect.other))
+            if isinstance(reference, Completion) and isinstance(other, Completion) and agree(reference, other):
+                return caused(verdict, suspect.cause)
+        return caused(verdict, f"none of {len(suspects)} suspects explains it") if suspects else verdict
+
+    def _answers(self, check: Check, requests: Sequence[Request]) -> list[Answer]:
+        work = self._work[_setting(check)]
+        backend = self._backend(check)
+        new = [request for request in requests if work.answered_by.get(request) is None]
+        if new:  # asked for on the way, not in the plan
+            self._asked += len(new)
+            work.answered_by.update((request, request) for request in new)
+            self._plan_batches(check, backend, tuple(dict.fromkeys(new)))
+        return [self._answer(check, request) for request in requests]
 
     def _answer(self, check: Check, request: Request) -> Answer:
         work = self._work[_setting(check)]
@@ -214,13 +265,12 @@ class Runner:
         self._loaded = (setting, backend)
         work.facts = backend.facts
         if not work.batch_of:
-            self._plan_batches(check, backend)
+            self._plan_batches(check, backend, tuple(dict.fromkeys(work.answered_by.values())))
         return backend
 
-    def _plan_batches(self, check: Check, backend: Backend) -> None:
+    def _plan_batches(self, check: Check, backend: Backend, requests: Sequence[Request]) -> None:
         work = self._work[_setting(check)]
         exact = backend.facts.dtype == "float32" and check.target.quantization == "none"
-        requests = tuple(dict.fromkeys(work.answered_by.values()))
         for batch in batches(requests, backend.length, exact=exact, rows=check.suite.batch_size):
             work.batch_of.update(dict.fromkeys(batch, batch))
 
@@ -233,69 +283,10 @@ def _digest(file: str) -> str:
         return ""
 
 
-def _verdict(judge: Callable[[Sequence[Completion]], Verdict], answers: Sequence[Answer]) -> Verdict:
-    failures = [answer for answer in answers if isinstance(answer, Failure)]
-    if failures:
-        return Verdict("error", failures[0].message, {"kind": failures[0].kind})
-    try:
-        return judge([answer for answer in answers if isinstance(answer, Completion)])
-    except Exception as error:  # an expectation that breaks is that check's error, not the run's end
-        return Verdict("error", f"the expectation itself failed: {type(error).__name__}: {error}")
-
-
-def _each(check: Check, judged: Mapping[str, tuple[Verdict, list[Answer]]], xfail: str) -> Iterable[Record]:
-    """One record for each expectation. Where one fails as known, those beside it that pass just pass."""
-    failed = any(verdict.status == "failed" for verdict, _ in judged.values())
-    for name, (verdict, answers) in judged.items():
-        known = xfail if verdict.status == "failed" or not failed else ""
-        yield _record(check, name, verdict, answers, known)
-
-
-def _rate(
-    check: Check,
-    wanted: float,
-    judged: Sequence[tuple[Case, Mapping[str, tuple[Verdict, list[Answer]]]]],
-    xfail: str,
-) -> Record:
-    """One verdict over all prompts of the test."""
-    verdicts = [(case, verdict) for case, by_name in judged for verdict, _ in by_name.values()]
-    answers = [answer for _, by_name in judged for _, given in by_name.values() for answer in given]
-    worst = {case.name: verdict for case, verdict in verdicts if verdict.status != "passed"}
-    error = next(((name, verdict) for name, verdict in worst.items() if verdict.status == "error"), None)
-    if error:
-        verdict = Verdict("error", f"prompt {error[0]} could not be judged: {error[1].reason}", error[1].numbers)
-        return _record(check, "pass_rate", verdict, answers, xfail)
-    met = len(judged) - len(worst)
-    reason = f"{met} of {len(judged)} prompts meet it ({met / len(judged):.0%}), at least {wanted:.0%} wanted"
-    details = tuple(f"{name}: {verdict.reason}" for name, verdict in worst.items())
-    numbers = {"met": met, "prompts": len(judged), "wanted": wanted}
-    status: Status = "passed" if met / len(judged) >= wanted else "failed"
-    return _record(check, "pass_rate", Verdict(status, reason, numbers, details), answers, xfail)
-
-
-def _record(
-    check: Check, expectation: str, verdict: Verdict, answers: Sequence[Answer] = (), xfail: str = ""
-) -> Record:
+def _further(expectation: Expectation, answers: Sequence[Answer]) -> list[Request]:
+    """What the expectation asks next; nothing once a request could not be answered, or when it asks the same again."""
     completions = [answer for answer in answers if isinstance(answer, Completion)]
-    shown = completions[0] if completions and check.prompt else None
-    return Record(
-        check=check.id,
-        suite=check.suite.suite,
-        file=check.file,
-        line=check.line,
-        test=check.test.name,
-        target=check.target.name,
-        model=check.target.model_name,
-        quantization=check.target.quantization,
-        prompt=check.prompt,
-        generation=check.test.generation,
-        expectation=expectation,
-        verdict=verdict,
-        xfail=xfail,
-        marks=check.test.marks,
-        requests=tuple(answer.request.id for answer in answers),
-        text=shown.text if shown else "",
-        new_tokens=shown.new_tokens if shown else None,
-        finish=shown.finish if shown else "",
-        seconds=shown.seconds if shown else None,
-    )
+    if len(completions) < len(answers):
+        return []
+    asked = {answer.request for answer in answers}
+    return [request for request in expectation.then(completions) if request not in asked]

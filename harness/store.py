@@ -20,7 +20,7 @@ from harness.record import Completion, Failure, Record, Request, Target, TargetF
 
 FORMAT = 1
 RUN, RESULTS, TOKENS = "run.json", "results.parquet", "tokens.parquet"
-WORST_FIRST = ("error", "failed", "xpassed", "xfailed", "skipped", "passed")
+WORST_FIRST = ("error", "failed", "xpassed", "xfailed", "passed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def outcome_by_check(records: Iterable[Record]) -> dict[str, str]:
     """Node id -> the worst outcome of the check's expectations."""
     outcomes: dict[str, str] = {}
     for record in records:
-        outcomes[record.check] = min(outcomes.get(record.check, "passed"), record.outcome, key=WORST_FIRST.index)
+        outcomes[record.check] = min(outcomes.get(record.check, WORST_FIRST[-1]), record.outcome, key=WORST_FIRST.index)
     return outcomes
 
 

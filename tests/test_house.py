@@ -29,6 +29,7 @@ ORDER = [
     "references",
     "load",
     "plan",
+    "judgement",
     "selection",
     "schedule",
     "backends",

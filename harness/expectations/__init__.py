@@ -30,6 +30,9 @@ class Expectation(Protocol):
     def over_set(self) -> bool:
         """Judged once over all prompts of its test, by `judge_set`."""
 
+    def located(self, folder: str) -> Expectation:
+        """With paths of files, which are relative to the suite's folder, made whole."""
+
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
         """The requests whose completions `judge` is to see, in that order.
 
@@ -44,6 +47,14 @@ class Expectation(Protocol):
 
     def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
         """What may be the cause when it failed."""
+
+
+@runtime_checkable
+class Group(Protocol):
+    """One word of the suite that stands for several expectations, each with a verdict of its own."""
+
+    def members(self) -> Mapping[str, Expectation]:
+        """The expectations by the name that reports show."""
 
 
 class OverSet(Expectation, Protocol):
@@ -76,7 +87,12 @@ class _Expect(Frozen):
 
     def expectations(self) -> dict[str, Expectation]:
         """The expectations that were written, by name, in the order of the table."""
-        return {name: value for name in TABLE if (value := getattr(self, name)) is not None}
+        written = {name: value for name in TABLE if (value := getattr(self, name)) is not None}
+        return {
+            member: expectation
+            for name, value in written.items()
+            for member, expectation in (value.members() if isinstance(value, Group) else {name: value}).items()
+        }
 
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from pydantic import GetJsonSchemaHandler, model_validator
 from pydantic.json_schema import JsonSchemaValue
@@ -47,6 +47,10 @@ class Written(Frozen):
     def over_set(self) -> bool:
         """Judged once over all prompts of its test, by `judge_set`, and not prompt by prompt."""
         return False
+
+    def located(self, folder: str) -> Self:
+        """With paths of files, which are relative to the suite's folder, made whole."""
+        return self
 
     def then(self, completions: Sequence[Completion]) -> Sequence[Request]:
         """What is to be generated further, now that this is known; () when `judge` has what it needs."""
