@@ -49,12 +49,21 @@ def batches(
 
 def _together(request: Request) -> tuple[Hashable, ...]:
     """Requests with equal keys may share a batch."""
-    common = (request.generation, request.repeat, request.fresh_process, request.kind)
+    common = (
+        request.generation,
+        request.repeat,
+        request.fresh_process,
+        request.kind,
+        request.attention,
+        request.float32,
+        request.resume_after,
+    )
     if isinstance(request.layout, Batch):
         return ("batch", request.layout, *common)
     # Sampling draws for all rows from one generator: neighbours would change what a row gets. The same holds
     # when the suite does not say: the model's own generation config may switch sampling on.
-    if request.layout == "alone" or request.generation.do_sample is not False:
+    single = request.layout == "alone" or request.kind != "generate" or request.resume_after
+    if single or request.generation.do_sample is not False:
         return ("alone", *common)
     return ("any", *common)
 

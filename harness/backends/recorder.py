@@ -16,7 +16,7 @@ import torch
 from transformers import StoppingCriteria, StopStringCriteria
 
 from harness.inputs import Generation
-from harness.record import Finish, Step
+from harness.record import Finish, Returned, Step
 
 
 class Recorder(StoppingCriteria):  # type: ignore[misc]
@@ -24,6 +24,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
 
     def __init__(self, model: Any, tokenizer: Any, generation: Generation, top_k: int) -> None:
         self.model = model
+        self.tokenizer = tokenizer
         self.top_k = top_k
         self.stop = StopStringCriteria(tokenizer, list(generation.stop_strings)) if generation.stop_strings else None
         self.generation_config: Mapping[str, Any] = {}
@@ -41,7 +42,8 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
 
         def keep_config(*args: Any, **kwargs: Any) -> Any:
             prepared = prepare(*args, **kwargs)
-            self._config = prepared[0]  # generate() goes on filling it in: read at the end
+            if self._config is None:  # later ones are those of a draft within this very call
+                self._config = prepared[0]  # generate() goes on filling it in: read at the end
             return prepared
 
         self.model._prepare_generation_config = keep_config
@@ -60,10 +62,16 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """Called after each token is chosen: records it and stops nothing; generate() has its own criteria."""
-        # Beams are reordered as they go: what is recorded at a row is not what the row becomes.
-        if (self._config.num_beams or 1) == 1:
+        if self._records:
             self._steps.append(self._reduced(input_ids[:, -1:]))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
+
+    @property
+    def _records(self) -> bool:
+        """Beams are reordered as they go, and drafts make several tokens a step: neither fits row and step."""
+        config = self._config
+        drafted = config.prompt_lookup_num_tokens or config.assistant_early_exit
+        return (config.num_beams or 1) == 1 and not drafted
 
     def _reduced(self, chosen: Any) -> tuple[Any, ...]:
         logprobs = self._logits.log_softmax(-1)
@@ -72,17 +80,36 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         finite = ~(self._logits.isnan() | self._logits.isposinf()).any(-1)
         return logprob, ids, values, self._logits.amax(-1), finite
 
-    def end(self, sequence: Any, prompt_length: int) -> tuple[int, Finish]:
-        """How many new tokens are the row's own, and why it ended; from ids, never from text."""
-        new = sequence[prompt_length:].tolist()
-        eos = self.generation_config.get("eos_token_id")
+    def own(self, sequence: Any, start: int) -> tuple[tuple[int, ...], Finish, tuple[int, ...]]:
+        """The new tokens that are the row's own, why it ended, and what stands after; from ids, never from text."""
+        length, finish = self._end(sequence, start)
+        new = tuple(sequence[start:].tolist())
+        return new[:length], finish, new[length:]
+
+    def ended(self, sequence: Any, start: int, limit: int) -> bool:
+        """Whether the row ended of itself, or only because of this limit."""
+        length, finish = self._end(sequence, start)
+        return finish != "length" or length < limit
+
+    def _end(self, sequence: Any, start: int) -> tuple[int, Finish]:
+        eos = self.generation_config.get("eos_token_id") if self.generation_config else self._config.eos_token_id
         eos_ids = set(eos) if isinstance(eos, (list, tuple)) else {eos}
-        for index, token in enumerate(new):
+        for index, token in enumerate(sequence[start:].tolist()):
             if token in eos_ids:
                 return index + 1, "eos"
-            if self.stop is not None and bool(self.stop(sequence[None, : prompt_length + index + 1], None)[0]):
+            if self.stop is not None and bool(self.stop(sequence[None, : start + index + 1], None)[0]):
                 return index + 1, "stop"
-        return len(new), "length"
+        return len(sequence) - start, "length"
+
+    def returned(self, output: Any, row: int, copies: int, start: int) -> tuple[Returned, ...]:
+        """All sequences that were returned for one prompt."""
+        scores = getattr(output, "sequences_scores", None)
+        made = []
+        for index in range(row * copies, (row + 1) * copies):
+            ids, _, _ = self.own(output.sequences[index], start)
+            score = None if scores is None else float(scores[index])
+            made.append(Returned(ids, self.tokenizer.decode(ids, skip_special_tokens=True), score))
+        return tuple(made)
 
     def steps(self, row: int, length: int) -> tuple[Step, ...]:
         """What was recorded at the row's own tokens; nothing under beam search."""

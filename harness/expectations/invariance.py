@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool, StrictInt
 
-from harness.divergence import Difference, draw, first_difference
-from harness.expectations.shorthand import Written
+from harness.divergence import Difference, agree, draw, first_difference
+from harness.expectations.shorthand import Suspect, Written
+from harness.expectations.stopping import counted
+from harness.expectations.suspects import suspects
 from harness.record import Batch, Completion, Request, Text, Verdict
 
 # Neighbours for a test that has too few prompts of its own. Of very unequal length, so that a batch is ragged
@@ -32,6 +35,7 @@ class Deterministic(Written):
     """Generating again gives exactly the same tokens."""
 
     value_field: ClassVar[str] = ""
+    catches: ClassVar[tuple[str, ...]] = ("D1", "D4", "D7")
     runs: StrictInt = Field(2, ge=2, le=50, description="How often it is generated; every time for real.")
     fresh_process: StrictBool = Field(False, description="The last run is made in a new process.")
     allow_rounding: StrictBool = Field(
@@ -53,8 +57,8 @@ class Deterministic(Written):
             difference = first_difference(first, other)
             if difference is None:
                 continue
-            numbers |= _numbers(difference)
-            if difference.is_rounding and self.allow_rounding and difference.precision != "float32":
+            numbers |= numbers_of(difference)
+            if difference.is_harmless and self.allow_rounding:
                 continue
             process = " in a fresh process" if other.request.fresh_process else ""
             reason = (
@@ -79,6 +83,7 @@ class PaddingInvariant(Written):
     """Padded in a ragged batch, the prompt gives the same tokens as alone."""
 
     value_field: ClassVar[str] = ""
+    catches: ClassVar[tuple[str, ...]] = ("P1", "P2", "P4", "P9", "P11", "P13")
     side: Literal["left", "right", "shipped"] = Field(
         "left",
         description="left; right; or shipped: the side of the tokenizer (or model.padding_side), as a pipeline pads.",
@@ -98,13 +103,17 @@ class PaddingInvariant(Written):
         how = f"{side}{shipped} by {padded.pads} tokens in a batch of {padded.batch_size}{mask}"
         if padded.pads == 0:
             return Verdict("error", "the row was not padded: every other row of the batch is shorter", {"pads": 0})
-        return _same(alone, padded, how, {"pads": padded.pads, "batch_size": padded.batch_size})
+        return same(alone, padded, how, {"pads": padded.pads, "batch_size": padded.batch_size})
+
+    def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
+        return suspects(*completions)
 
 
 class BatchInvariant(Written):
     """Generated in batches of these sizes, the prompt gives the same tokens as alone."""
 
     value_field: ClassVar[str] = ""
+    catches: ClassVar[tuple[str, ...]] = ("D2", "N1")
     sizes: tuple[Annotated[StrictInt, Field(ge=1, le=64)], ...] = Field(
         (1, 4), min_length=1, description="Batch sizes, each from 1 to 64."
     )
@@ -116,7 +125,7 @@ class BatchInvariant(Written):
     def judge(self, completions: Sequence[Completion]) -> Verdict:
         alone, *batched = completions
         verdicts = [
-            _same(alone, other, f"in a batch of {other.batch_size}", {"batch_size": other.batch_size})
+            same(alone, other, f"in a batch of {other.batch_size}", {"batch_size": other.batch_size})
             for other in batched
         ]
         failed = [verdict for verdict in verdicts if verdict.status == "failed"]
@@ -126,6 +135,10 @@ class BatchInvariant(Written):
         if rounded:
             return rounded[0]
         return Verdict("passed", f"the same tokens in batches of {', '.join(map(str, self.sizes))}")
+
+    def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
+        alone, *batched = completions
+        return suspects(alone, next(other for other in batched if not agree(alone, other)))
 
 
 def _batch(request: Request, peers: Sequence[Request], size: int) -> Batch:
@@ -145,13 +158,13 @@ def _distinct(peers: Sequence[Request]) -> tuple[Text, ...]:
     return tuple(dict.fromkeys(peer.prompt for peer in peers))
 
 
-def _same(alone: Completion, other: Completion, how: str, numbers: dict[str, Any]) -> Verdict:
+def same(alone: Completion, other: Completion, how: str, numbers: Mapping[str, Any] = MappingProxyType({})) -> Verdict:
     """Equal tokens; in 16-bit and quantized lanes, equal up to a flip that rounding explains."""
     difference = first_difference(alone, other)
     if difference is None:
-        return Verdict("passed", f"the same {alone.new_tokens} tokens alone and {how}", numbers)
-    numbers = {**numbers, **_numbers(difference)}
-    if difference.is_rounding and difference.precision != "float32":
+        return Verdict("passed", f"the same {counted(alone.new_tokens)} alone and {how}", numbers)
+    numbers = {**numbers, **numbers_of(difference)}
+    if difference.is_harmless:
         reason = f"{how}, the tokens part at {difference.index} by rounding alone: {difference.sentence}"
         return Verdict("passed", reason, numbers)
     reason = f"{how}, the tokens differ from those alone at token {difference.index}: {difference.sentence}"
@@ -159,7 +172,7 @@ def _same(alone: Completion, other: Completion, how: str, numbers: dict[str, Any
     return Verdict("failed", reason, numbers, draw(difference, **sides))
 
 
-def _numbers(difference: Difference) -> dict[str, float | int | str]:
+def numbers_of(difference: Difference) -> dict[str, float | int | str]:
     found: dict[str, float | int | str] = {"index": difference.index, "tolerance": difference.tolerance}
     if difference.margin is not None:
         found["margin"] = difference.margin

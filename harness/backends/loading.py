@@ -1,0 +1,168 @@
+"""Opens a target: tokenizer, weights, and the facts about them. What is not as asked is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+from harness.backends import Progress, logs, quantizations, sources
+from harness.errors import ModelUnavailable, OutOfMemory
+from harness.inputs import Model
+from harness.record import Target, TargetFacts
+
+UNLIMITED = 10**9  # a tokenizer that knows no limit says 1e30
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Weights, tokenizer, and what they really are."""
+
+    model: Any
+    tokenizer: Any
+    facts: TargetFacts
+
+
+def open_target(target: Target, progress: Progress) -> Opened:
+    """Load the weights, and refuse to go on when they are not what was asked for."""
+    began = time.monotonic()
+    with logs.captured() as warnings, logs.no_bars():
+        source = sources.resolve(target.model, progress)
+        progress(f"loading {target.name}")
+        tokenizer = _load_tokenizer(source, target.model)
+        model, effective = _load_model(source, target)
+    facts = _facts(target, source, model, tokenizer, effective)
+    facts = dataclasses.replace(facts, load_seconds=time.monotonic() - began, warnings=dict(warnings))
+    return Opened(model, tokenizer, facts)
+
+
+def _load_tokenizer(source: sources.Source, model: Model) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(
+            source.path, revision=source.revision, trust_remote_code=model.trust_remote_code
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelUnavailable(f"the tokenizer of {source.origin} cannot be loaded: {error}") from error
+
+
+def _load_model(source: sources.Source, target: Target) -> tuple[Any, quantizations.Effective]:
+    wanted = target.model
+    where = {"revision": source.revision, "trust_remote_code": wanted.trust_remote_code}
+    try:
+        config = AutoConfig.from_pretrained(source.path, **where)
+        kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+        model, report = kind.from_pretrained(
+            source.path,
+            **where,
+            dtype=wanted.dtype,
+            device_map=_device_map(wanted),
+            use_safetensors=True,
+            output_loading_info=True,
+            **({"attn_implementation": wanted.attention} if wanted.attention else {}),
+            **quantizations.arguments(target.quantization, wanted.dtype),
+        )
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(
+            f"{target.name} does not fit on the device: {error}", "Take a smaller level, or set `device: auto`."
+        ) from error
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+        raise ModelUnavailable(f"{source.origin} cannot be loaded: {error}") from error
+    _refuse_incomplete(source, report)
+    effective = quantizations.inspect(model)
+    quantizations.check(target.quantization, wanted.dtype, effective)
+    return model.eval(), effective
+
+
+def _device_map(model: Model) -> Any:
+    if model.device == "auto":
+        return "auto"
+    return {"": model.device or ("cuda:0" if torch.cuda.is_available() else "cpu")}
+
+
+def _refuse_incomplete(source: sources.Source, report: Mapping[str, Any]) -> None:
+    """A missing tensor is filled with random numbers, and only a log line says so."""
+    for kind in ("missing_keys", "mismatched_keys", "unexpected_keys"):
+        keys = sorted(map(str, report.get(kind) or ()))
+        if keys:
+            raise ModelUnavailable(
+                f"{source.origin}: {len(keys)} {kind.replace('_', ' ')} in the weights, the first is {keys[0]}",
+                "The files do not fit the architecture in config.json: fetch or convert them again.",
+            )
+
+
+def _facts(
+    target: Target, source: sources.Source, model: Any, tokenizer: Any, effective: quantizations.Effective
+) -> TargetFacts:
+    pad, pad_from = _pad_token(model, tokenizer)
+    return TargetFacts(
+        target=target.name,
+        device=str(model.device),
+        dtype=effective.dtype,
+        attention=str(getattr(model.config, "_attn_implementation", "")),
+        tokenizer=type(tokenizer).__name__,
+        padding_side=str(tokenizer.padding_side),
+        pad_token_id=pad,
+        pad_token_from=pad_from,
+        eos_token_ids=ids_of(model.generation_config.eos_token_id),
+        context_window=_context_window(model, tokenizer),
+        vocabulary=int(model.get_input_embeddings().weight.shape[0]),
+        weights=f"{source.origin}{f' (dequantised from {source.dequantised_from})' if source.dequantised_from else ''}",
+        weights_digest=source.digest,
+        weight_bytes=effective.weight_bytes,
+        modules=effective.modules,
+        generation_config=plain(model.generation_config.to_diff_dict()),
+        autocast=torch.is_autocast_enabled(model.device.type),
+        traits=_traits(model.config),
+    )
+
+
+def _pad_token(model: Any, tokenizer: Any) -> tuple[int, str]:
+    """The id to pad with. Nothing is written back: neither tokenizer nor config is changed."""
+    eos = ids_of(model.generation_config.eos_token_id)
+    candidates = (
+        (tokenizer.pad_token_id, "tokenizer"),
+        (model.generation_config.pad_token_id, "generation config"),
+        (eos[0] if eos else None, "EOS (no pad token is set)"),
+        (tokenizer.eos_token_id, "EOS of the tokenizer (no pad token is set)"),
+    )
+    for token, where in candidates:
+        if token is not None:
+            return int(token), where
+    return 0, "id 0 (neither pad nor EOS is set)"
+
+
+def ids_of(value: Any) -> tuple[int, ...]:
+    if value is None:
+        return ()
+    return tuple(value) if isinstance(value, (list, tuple)) else (int(value),)
+
+
+def _traits(config: Any) -> tuple[str, ...]:
+    """What some expectations do not apply to."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
+    kinds = {rope.get("rope_type", rope.get("type"))} if isinstance(rope, Mapping) else set()
+    found = {"encoder_decoder": bool(config.is_encoder_decoder), "dynamic_rope": "dynamic" in kinds}
+    return tuple(name for name, holds in found.items() if holds)
+
+
+def _context_window(model: Any, tokenizer: Any) -> int | None:
+    config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
+    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    return min((int(limit) for limit in limits if limit and limit < UNLIMITED), default=None)
+
+
+def plain(config: Mapping[str, Any]) -> dict[str, Any]:
+    """A generation config as JSON data, without the version that wrote it and what is unset."""
+    return {
+        key: value
+        for key, value in config.items()
+        if isinstance(value, (bool, int, float, str, list))
+        and key != "transformers_version"
+        and not key.startswith("_")
+    }

@@ -1,0 +1,58 @@
+"""A loaded model run in another way for a while: other attention, or float32. It is as it was afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from harness.errors import NotSupported, OutOfMemory
+from harness.record import Request
+
+
+@contextmanager
+def as_asked(model: Any, request: Request, quantization: str) -> Iterator[None]:
+    """The model as this request wants it."""
+    with ExitStack() as stack:
+        if request.attention:
+            stack.enter_context(attention(model, request.attention))
+        if request.float32:
+            if quantization != "none":
+                raise NotSupported(f"{quantization} weights cannot be cast to float32")
+            stack.enter_context(float32(model))
+        yield
+
+
+@contextmanager
+def attention(model: Any, implementation: str) -> Iterator[None]:
+    """With another attention implementation."""
+    before = model.config._attn_implementation
+    try:
+        model.set_attn_implementation(implementation)
+    except (ValueError, ImportError, AttributeError, RuntimeError) as error:
+        raise NotSupported(f"attention {implementation} cannot be used here: {str(error).splitlines()[0]}") from error
+    if model.config._attn_implementation != implementation:
+        raise NotSupported(f"this model has no attention implementation {implementation}")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+@contextmanager
+def float32(model: Any) -> Iterator[None]:
+    """With every weight cast to float32. Each gets its own type back: buffers are often finer than weights."""
+    tensors = [tensor for group in (model.parameters(), model.buffers()) for tensor in group]
+    before = [tensor.dtype for tensor in tensors]
+    try:
+        for tensor in tensors:
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(torch.float32)
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(f"no room for the weights in float32: {error}") from error
+    finally:
+        for tensor, dtype in zip(tensors, before, strict=True):
+            tensor.data = tensor.data.to(dtype)
