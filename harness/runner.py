@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,9 +84,12 @@ class _Work:
 class Runner:
     """Reaches the verdicts of these checks."""
 
-    def __init__(self, checks: Sequence[Check], observer: Observer | None = None) -> None:
+    def __init__(
+        self, checks: Sequence[Check], observer: Observer | None = None, load: Callable[..., Backend] = backends.load
+    ) -> None:
         self.checks = tuple(checks)
         self.observer = observer or Quiet()
+        self._load = load
         self.judged: list[Judged] = []
         self._loaded: tuple[Setting, Backend] | None = None
         self._began = time.monotonic()
@@ -258,7 +261,7 @@ class Runner:
             return self._loaded[1]
         self.close()
         try:
-            backend = backends.load(check.target, top_k=check.suite.top_k_logprobs, progress=self.observer.says)
+            backend = self._load(check.target, top_k=check.suite.top_k_logprobs, progress=self.observer.says)
         except CannotRun as error:
             work.error = error
             raise

@@ -18,7 +18,9 @@ Progress = Callable[[str], None]
 class Backend(Protocol):
     """One loaded target."""
 
-    facts: TargetFacts
+    @property
+    def facts(self) -> TargetFacts:
+        """What the target really is; the kind of cache is known once something was generated."""
 
     def length(self, request: Request) -> int:
         """Tokens of the prompt, for planning batches; 0 when it cannot be told."""

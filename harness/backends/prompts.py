@@ -34,6 +34,10 @@ class Prompts:
             self._encoded[prompt] = (str(text), tuple(ids))
         return self._encoded[prompt]
 
+    def forget(self) -> None:
+        """The tokenizer was changed: what it made before does not hold."""
+        self._encoded.clear()
+
     def _render(self, prompt: Text) -> str:
         if not self.tokenizer.chat_template:
             raise InvalidRequest(

@@ -1,0 +1,134 @@
+"""How much a suite catches: its own checks on a model in which faults are planted one after the other.
+
+An expectation that passes on the healthy model and on every faulty one is toothless: it would pass whatever happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness import backends
+from harness.backends import Backend
+from harness.errors import NotSupported
+from harness.plan import Check
+from harness.record import Completion, Failure, Request, Status, TargetFacts
+from harness.runner import Observer, Quiet, Runner
+
+Place = tuple[str, str, str]  # suite, test, expectation
+
+
+@dataclass(frozen=True)
+class Tooth:
+    """One expectation of one test, and the faults that it caught."""
+
+    suite: str
+    test: str
+    expectation: str
+    healthy: Status  # its verdict with no fault planted
+    caught: tuple[str, ...] = ()
+
+    @property
+    def toothless(self) -> bool:
+        return self.healthy == "passed" and not self.caught
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """What the checks of one target caught."""
+
+    target: str
+    faults: tuple[str, ...]
+    not_planted: Mapping[str, str]  # fault: why it could not be planted in this model
+    teeth: tuple[Tooth, ...]
+
+    @property
+    def toothless(self) -> tuple[Tooth, ...]:
+        return tuple(tooth for tooth in self.teeth if tooth.toothless)
+
+    @property
+    def missed(self) -> tuple[str, ...]:
+        """Faults that nothing caught."""
+        caught = {fault for tooth in self.teeth for fault in tooth.caught}
+        return tuple(fault for fault in self.faults if fault not in caught)
+
+
+def selftest(
+    checks: Sequence[Check], faults: Iterable[str] = (), observer: Observer | None = None, *, quick: bool = False
+) -> SelfTest:
+    """Judge the checks of one target with each fault planted. Quick: each expectation until it has caught one."""
+    from harness.backends.faults import FAULTS, plant
+
+    observer = observer or Quiet()
+    target = checks[0].target
+    backend = backends.load(target, top_k=checks[0].suite.top_k_logprobs, progress=observer.says)
+    names, not_planted = tuple(faults) or tuple(FAULTS), {}
+    caught: dict[Place, list[str]] = {}
+    try:
+        healthy = _verdicts(checks, backend)
+        for name in names:
+            observer.says(f"planting {name}: {FAULTS[name].summary}")
+            try:
+                with plant(backend, name):
+                    faulty = _verdicts(_worth_asking(checks, healthy, caught, quick), backend)
+            except NotSupported as error:
+                not_planted[name] = error.message
+                continue
+            for place, statuses in faulty.items():
+                pairs = ((healthy[place].get(check), status) for check, status in statuses.items())
+                if any(before == "passed" and after in ("failed", "error") for before, after in pairs):
+                    caught.setdefault(place, []).append(name)
+    finally:
+        backend.close()
+    teeth = tuple(
+        Tooth(*place, healthy=_together(statuses.values()), caught=tuple(caught.get(place, ())))
+        for place, statuses in healthy.items()
+    )
+    return SelfTest(target.name, tuple(name for name in names if name not in not_planted), not_planted, teeth)
+
+
+def _worth_asking(
+    checks: Sequence[Check], healthy: Mapping[Place, object], caught: Mapping[Place, object], quick: bool
+) -> Sequence[Check]:
+    if not quick:
+        return checks
+    open_ = {place[:2] for place in healthy if place not in caught}
+    return [check for check in checks if (check.suite.suite, check.test.name) in open_]
+
+
+def _verdicts(checks: Sequence[Check], backend: Backend) -> dict[Place, dict[str, Status]]:
+    """Of each expectation, the status on every check of its test."""
+    found: dict[Place, dict[str, Status]] = {}
+    runner = Runner(checks, load=lambda *_, **__: _Kept(backend))
+    for judged in runner.run():
+        for record in judged.records:
+            if record.expectation:
+                place = (record.suite, record.test, record.expectation)
+                found.setdefault(place, {})[record.check] = record.verdict.status
+    return found
+
+
+class _Kept:
+    """A backend that outlives those who use it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def facts(self) -> TargetFacts:
+        return self._backend.facts
+
+    def length(self, request: Request) -> int:
+        return self._backend.length(request)
+
+    def generate(self, requests: Sequence[Request]) -> Sequence[Completion | Failure]:
+        return self._backend.generate(requests)
+
+    def close(self) -> None:
+        """Whoever loaded it closes it."""
+
+
+def _together(statuses: Iterable[Status]) -> Status:
+    """Of several prompts: passed if one of them passed, for that one may catch something."""
+    order: tuple[Status, ...] = ("passed", "failed", "error", "skipped")
+    return min(statuses, key=order.index)
