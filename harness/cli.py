@@ -161,6 +161,35 @@ def lint(suites: Suites) -> None:
         print(f"ok  {one.file}  {told}")
 
 
+@app.command()
+def selftest(
+    suites: Suites,
+    *,
+    keyword: Keyword = "",
+    mark: Mark = "",
+    target: Targets = None,
+    fault: Annotated[
+        list[str] | None, typer.Option("--fault", metavar="NAME", help="Only this fault; may be given again.")
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Ask each expectation only until it has caught something.")
+    ] = False,
+) -> None:
+    """Plant faults in the model and tell which expectations catch them; exit 1 when one catches nothing."""
+    from rich.console import Console
+
+    from harness.reports.progress import watch
+    from harness.reports.selftest import show
+    from harness.selftest import chosen, selftest
+
+    results = []
+    for checks in chosen(_selected(suites, keyword, mark, target, None)):
+        with watch() as observer:
+            results.append(selftest(checks, fault or (), observer, quick=quick))
+        show(results[-1], Console(highlight=False))
+    raise typer.Exit(any(result.toothless for result in results))
+
+
 @app.command("list")
 def list_checks(  # noqa: PLR0913  an option of the command line each
     suites: Annotated[list[str] | None, typer.Argument(metavar="SUITE", help="Suite files or folders.")] = None,

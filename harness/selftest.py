@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from harness import backends
 from harness.backends import Backend
-from harness.errors import NotSupported
-from harness.plan import Check
-from harness.record import Completion, Failure, Request, Status, TargetFacts
+from harness.errors import NotSupported, UsageError
+from harness.plan import Check, fits
+from harness.record import Completion, Failure, Request, Status, Target, TargetFacts
 from harness.runner import Observer, Quiet, Runner
 
 Place = tuple[str, str, str]  # suite, test, expectation
@@ -54,23 +54,26 @@ class SelfTest:
 
 
 def selftest(
-    checks: Sequence[Check], faults: Iterable[str] = (), observer: Observer | None = None, *, quick: bool = False
+    checks: Sequence[Check], faults: Sequence[str] = (), observer: Observer | None = None, *, quick: bool = False
 ) -> SelfTest:
     """Judge the checks of one target with each fault planted. Quick: each expectation until it has caught one."""
     from harness.backends.faults import FAULTS, plant
 
+    unknown = [name for name in faults if name not in FAULTS]
+    if unknown:
+        raise UsageError(f"no fault is called '{unknown[0]}'", f"There are: {', '.join(FAULTS)}.")
     observer = observer or Quiet()
     target = checks[0].target
     backend = backends.load(target, top_k=checks[0].suite.top_k_logprobs, progress=observer.says)
     names, not_planted = tuple(faults) or tuple(FAULTS), {}
     caught: dict[Place, list[str]] = {}
     try:
-        healthy = _verdicts(checks, backend)
+        healthy = _verdicts(checks, backend, observer)
         for name in names:
             observer.says(f"planting {name}: {FAULTS[name].summary}")
             try:
                 with plant(backend, name):
-                    faulty = _verdicts(_worth_asking(checks, healthy, caught, quick), backend)
+                    faulty = _verdicts(_worth_asking(checks, healthy, caught, quick), backend, observer)
             except NotSupported as error:
                 not_planted[name] = error.message
                 continue
@@ -87,6 +90,21 @@ def selftest(
     return SelfTest(target.name, tuple(name for name in names if name not in not_planted), not_planted, teeth)
 
 
+def chosen(checks: Sequence[Check]) -> list[tuple[Check, ...]]:
+    """Of each suite the checks on its baseline, or else its first target; those that may share a model together."""
+    targets: dict[str, Target] = {}
+    for check in checks:
+        baseline = check.suite.baseline is not None and fits(check.suite.baseline, check.target)
+        if check.file not in targets or (baseline and not fits(check.suite.baseline, targets[check.file])):
+            targets[check.file] = check.target
+    groups: dict[object, list[Check]] = {}
+    for check in checks:
+        if check.target == targets[check.file]:
+            key = (check.target, check.suite.top_k_logprobs, check.suite.batch_size)
+            groups.setdefault(key, []).append(check)
+    return [tuple(group) for group in groups.values()]
+
+
 def _worth_asking(
     checks: Sequence[Check], healthy: Mapping[Place, object], caught: Mapping[Place, object], quick: bool
 ) -> Sequence[Check]:
@@ -96,10 +114,10 @@ def _worth_asking(
     return [check for check in checks if (check.suite.suite, check.test.name) in open_]
 
 
-def _verdicts(checks: Sequence[Check], backend: Backend) -> dict[Place, dict[str, Status]]:
+def _verdicts(checks: Sequence[Check], backend: Backend, observer: Observer) -> dict[Place, dict[str, Status]]:
     """Of each expectation, the status on every check of its test."""
     found: dict[Place, dict[str, Status]] = {}
-    runner = Runner(checks, load=lambda *_, **__: _Kept(backend))
+    runner = Runner(checks, observer, load=lambda *_, **__: _Kept(backend))
     for judged in runner.run():
         for record in judged.records:
             if record.expectation:

@@ -14,6 +14,7 @@ from pydantic import Field, create_model
 from harness.expectations.content import Contains, Equals, JsonSchema, NotContains, Regex
 from harness.expectations.invariance import BatchInvariant, Deterministic, PaddingInvariant
 from harness.expectations.invariants import Invariants
+from harness.expectations.processing import ProcessorOrder
 from harness.expectations.shorthand import Suspect, Written
 from harness.expectations.stopping import NewTokens, StopsAtEos
 from harness.inputs import Frozen, Number
@@ -71,6 +72,7 @@ TABLE: Mapping[str, type[Frozen]] = {
     "padding_invariant": PaddingInvariant,
     "batch_invariant": BatchInvariant,
     "invariants": Invariants,
+    "processor_order": ProcessorOrder,
     "new_tokens": NewTokens,
     "contains": Contains,
     "not_contains": NotContains,

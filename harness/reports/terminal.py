@@ -50,23 +50,23 @@ def summary(results: Results, console: Console, verbose: bool = False, report: P
     shown = grid(results.records)
     for part in _parts(shown, console.width):
         console.print(_table(part, console))
-        _say(console)
+        say(console)
     _legend(results, console)
     _failures(results, console, verbose)
     _others(results, console, verbose)
     for error in untold_errors(results):
-        _say(console, f"{SYMBOLS['error']} not loaded  {visible(error)}", style=STYLES["error"])
+        say(console, f"{SYMBOLS['error']} not loaded  {visible(error)}", style=STYLES["error"])
     for text, count in warnings_counted(results):
         first = one_line(text)
-        _say(console, f"warning  {count:,} × {first[:WARNING]}{'…' if len(first) > WARNING else ''}", style="yellow")
-    _say(console, f"requests: {requests_line(results)}")
+        say(console, f"warning  {count:,} × {first[:WARNING]}{'…' if len(first) > WARNING else ''}", style="yellow")
+    say(console, f"requests: {requests_line(results)}")
     if report:
-        _say(console, f"report: {visible(str(report))}")
+        say(console, f"report: {visible(str(report))}")
     word, sentence = headline(results)
-    _say(console, (f"{word}  ", VERDICTS.get(word, "bold yellow")), sentence)
+    say(console, (f"{word}  ", VERDICTS.get(word, "bold yellow")), sentence)
 
 
-def _say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
+def say(console: Console, *parts: str | tuple[str, str], style: str = "") -> None:
     """One line as it stands: no markup, no wrapping, nothing that the console's encoding cannot say."""
     text = Text(style=style)
     for part in parts:
@@ -111,25 +111,25 @@ def _table(part: Grid, console: Console) -> Table:
 def _legend(results: Results, console: Console) -> None:
     seen = [f"{symbol} {outcome}" for outcome, symbol in SYMBOLS.items() if outcome in results.outcomes]
     if seen:
-        _say(console, "  ".join(seen), style="dim")
-        _say(console)
+        say(console, "  ".join(seen), style="dim")
+        say(console)
 
 
 def _failures(results: Results, console: Console, verbose: bool) -> None:
     told = to_tell(results.records)
     shown = told if verbose else told[:SHOWN]
     for record, count in shown:
-        _say(console, _mark(record.outcome), one_line(record.check), (_expectation(record), "dim"))
+        say(console, _mark(record.outcome), one_line(record.check), (_expectation(record), "dim"))
         for line in (record.verdict.reason, *record.verdict.details):
             for part in visible(cut(line, LONGEST, "results.parquet")).split("\n"):
-                _say(console, f"    {part}")
+                say(console, f"    {part}")
         if count > 1:
-            _say(console, f"    and {count - 1:,} more of {one_line(record.target)} for the same reason")
-        _say(console, (f"    {one_line(reproduce(record))}", "cyan"))
-        _say(console)
+            say(console, f"    and {count - 1:,} more of {one_line(record.target)} for the same reason")
+        say(console, (f"    {one_line(reproduce(record))}", "cyan"))
+        say(console)
     if len(told) > len(shown):
-        _say(console, f"… and {len(told) - len(shown):,} more, not shown here")
-        _say(console)
+        say(console, f"… and {len(told) - len(shown):,} more, not shown here")
+        say(console)
 
 
 def _others(results: Results, console: Console, verbose: bool) -> None:
@@ -137,12 +137,12 @@ def _others(results: Results, console: Console, verbose: bool) -> None:
     if verbose:
         for record in results.records:
             if record.outcome not in ("failed", "error"):
-                _say(
+                say(
                     console,
                     _mark(record.outcome),
                     f"{one_line(record.check)}{_expectation(record)}  {one_line(record.verdict.reason)}",
                 )
-        _say(console)
+        say(console)
         return
     reasons: Counter[tuple[str, str]] = Counter()
     for record in results.records:
@@ -152,7 +152,7 @@ def _others(results: Results, console: Console, verbose: bool) -> None:
             reasons[record.outcome, record.xfail] += 1
     for (outcome, reason), count in reasons.items():
         if outcome in ("skipped", "xfailed", "xpassed"):
-            _say(console, _mark(outcome), f"{count:,} × {one_line(cut(reason, LONGEST, 'results.parquet'))}")
+            say(console, _mark(outcome), f"{count:,} × {one_line(cut(reason, LONGEST, 'results.parquet'))}")
 
 
 def _expectation(record: Record) -> str:
