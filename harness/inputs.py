@@ -106,7 +106,7 @@ class Generation(Frozen):
         None, min_length=1, description="Generation ends when one of these appears in the output."
     )
     use_cache: StrictBool | None = Field(None, description="false: recompute every step without a key-value cache.")
-    cache_implementation: Literal["dynamic", "static", "offloaded", "offloaded_static"] | None = Field(
+    cache_implementation: Literal["dynamic", "static", "offloaded", "offloaded_static", "quantized"] | None = Field(
         None, description="Kind of key-value cache; unset: the library's choice."
     )
     prompt_lookup_num_tokens: StrictInt | None = Field(

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from harness.backends import Progress, logs, quantizations, sources
+from harness.backends import Progress, kernels, logs, quantizations, sources
 from harness.errors import ModelUnavailable, OutOfMemory
 from harness.inputs import Model
 from harness.record import Target, TargetFacts
@@ -75,7 +75,8 @@ def _load_model(source: sources.Source, target: Target) -> tuple[Any, quantizati
     _refuse_incomplete(source, report)
     effective = quantizations.inspect(model)
     quantizations.check(target.quantization, wanted.dtype, effective)
-    return model.eval(), effective
+    kernels.check(target.quantization, model.eval())
+    return model, effective
 
 
 def _device_map(model: Model) -> Any:

@@ -113,7 +113,7 @@ class BatchInvariant(Written):
     """Generated in batches of these sizes, the prompt gives the same tokens as alone."""
 
     value_field: ClassVar[str] = ""
-    catches: ClassVar[tuple[str, ...]] = ("D2", "N1")
+    catches: ClassVar[tuple[str, ...]] = ("D2", "Q1")
     sizes: tuple[Annotated[StrictInt, Field(ge=1, le=64)], ...] = Field(
         (1, 4), min_length=1, description="Batch sizes, each from 1 to 64."
     )

@@ -148,7 +148,7 @@ class NoCache(Invariant):
 class StaticCache(Invariant):
     """With a static cache the tokens are the same, alone and in a left-padded batch."""
 
-    catches: ClassVar[tuple[str, ...]] = ("K1",)
+    catches: ClassVar[tuple[str, ...]] = ("K1", "K9")
     not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH
     others: ClassVar[tuple[str, ...]] = ("with a static cache", "with a static cache in a left-padded batch")
 
