@@ -13,7 +13,7 @@ from harness.expectations.shorthand import fill_text
 from harness.inputs import Model, Prompt
 from harness.load import Loaded
 from harness.record import Request, Target, Text
-from harness.suite import Suite, Test, Where
+from harness.suite import KnownFailure, Suite, Test, Where
 
 OVER_SET = "*"  # stands for the prompt in the id of a check over all of them
 
@@ -48,7 +48,7 @@ class Check:
     over_set: bool = False  # each expectation judges all prompts at once; else, over all of them, a pass rate
     skip: str = ""  # why it does not run on this target
     devices: tuple[str, ...] = ()  # it runs on these kinds of device only; () is any
-    xfails: tuple[tuple[str, tuple[str, ...]], ...] = ()  # known failures: reason, and kinds of device (() is any)
+    xfails: tuple[KnownFailure, ...] = ()  # known failures of this target and prompt
 
     @property
     def name(self) -> str:
@@ -61,7 +61,7 @@ class Check:
 
     def xfail(self, device: str) -> str:
         """The reason of the known failure on this kind of device; "" when it is to pass."""
-        return next((reason for reason, devices in self.xfails if not devices or device in devices), "")
+        return next((known.reason for known in self.xfails if known.applies(device)), "")
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def _checks_of(loaded: Loaded, test: Test, target: Target) -> tuple[Check, ...]:
                 skip=skip,
                 devices=(test.only.device or ()) if test.only else (),
                 xfails=tuple(
-                    (known.reason, known.device or ())
+                    known
                     for known in test.xfail
                     if fits(known, target) and (known.prompt is None or not prompt or _names(prompt, known.prompt))
                 ),

@@ -135,20 +135,32 @@ class Rendering:
     """
 
     text: str  # as the model gets it
-    ids: tuple[int, ...]
-    ids_with_special: tuple[int, ...]  # the same text tokenised with special tokens added, as careless code does
-    decoded: str  # the ids back to text, special tokens kept
+    ids: tuple[int, ...]  # as the model gets them
+    ids_with_special: tuple[int, ...]  # the same text tokenised with special tokens added …
+    ids_without_special: tuple[int, ...]  # … and without
+    decoded: str  # the latter back to text
+    chat: bool = False
+    continues: bool = False  # the last message is the assistant's own, to be gone on with
+    special_tokens: Mapping[str, int] = field(default_factory=dict)
     bos_token_id: int | None = None
-    special_ids: tuple[int, ...] = ()
+    pad_token_id: int | None = None
+    tokenizer_size: int = 0  # its ids are below this
+    embeddings: int | None = None  # that the model has; None: not known
+    max_length: int | None = None  # to which the tokenizer truncates when asked to; None: not limited
+    truncation_side: str = "right"
     without_generation_prompt: str | None = None
     on_another_date: str | None = None
-    continued: str | None = None  # an assistant turn added, rendered with continue_final_message
-    closed: str | None = None  # the same assistant turn, closed by the template
-    closing_ids: tuple[int, ...] = ()  # ids with which the template closes the assistant's turn
-    user_text: tuple[str, ...] = ()  # the contents of the messages, or the plain text
-    special_in_user_text: tuple[str, ...] = ()  # special tokens that user text spells, and that were parsed as such
-    system_added: str = ""  # a system turn that the prompt does not hold and the template put there
-    template_fails: str = ""  # what the template raised, where it did
+    answer: str = ""  # what the assistant says in these two:
+    continued: str | None = None  # an assistant's turn added, rendered with continue_final_message
+    closed: str | None = None  # the same turn, closed by the template
+    closing_ids: tuple[int, ...] = ()  # special tokens with which the template closes it: the first is to end the turn
+    user_text: tuple[str, ...] = ()  # the contents of user and system messages, or the plain text
+    special_in_user_text: tuple[str, ...] = ()  # special tokens that become themselves where user text spells them
+    markup: tuple[str, ...] = ()  # what the template writes before a user's text, and between it and the answer
+    system_added: str = ""  # what stands before the first turn although the prompt does not hold it
+    system_refused: str = ""  # how the template does without a system message
+    cleaned_up: str = ""  # what decoding as the tokenizer ships makes of PUNCTUATION, where it changes it
+    raised: Mapping[str, str] = field(default_factory=dict)  # by the name of the variation
 
 
 @dataclass(frozen=True)
@@ -215,6 +227,7 @@ class TargetFacts:
     cache: str = ""
     tokenizer: str = ""
     padding_side: str = ""  # as shipped
+    chat_template: bool = False
     pad_token_id: int | None = None
     pad_token_from: str = ""
     eos_token_ids: tuple[int, ...] = ()

@@ -52,6 +52,26 @@ class Quiet:
     def batch(self, target: Target, done: int, total: int) -> None: ...
 
 
+class Kept:
+    """A backend that outlives those who use it."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    @property
+    def facts(self) -> TargetFacts:
+        return self._backend.facts
+
+    def length(self, request: Request) -> int:
+        return self._backend.length(request)
+
+    def generate(self, requests: Sequence[Request]) -> Sequence[Completion | Failure]:
+        return self._backend.generate(requests)
+
+    def close(self) -> None:
+        """Whoever loaded it closes it."""
+
+
 @dataclass(frozen=True)
 class Judged:
     """A check and what came of it, one record for each expectation."""
@@ -85,11 +105,11 @@ class Runner:
     """Reaches the verdicts of these checks."""
 
     def __init__(
-        self, checks: Sequence[Check], observer: Observer | None = None, load: Callable[..., Backend] = backends.load
+        self, checks: Sequence[Check], observer: Observer | None = None, load: Callable[..., Backend] | None = None
     ) -> None:
         self.checks = tuple(checks)
         self.observer = observer or Quiet()
-        self._load = load
+        self._load = load or backends.load
         self.judged: list[Judged] = []
         self._loaded: tuple[Setting, Backend] | None = None
         self._began = time.monotonic()

@@ -12,8 +12,8 @@ from harness import backends
 from harness.backends import Backend
 from harness.errors import NotSupported, UsageError
 from harness.plan import Check, fits
-from harness.record import Completion, Failure, Request, Status, Target, TargetFacts
-from harness.runner import Observer, Quiet, Runner
+from harness.record import Status, Target
+from harness.runner import Kept, Observer, Quiet, Runner
 
 Place = tuple[str, str, str]  # suite, test, expectation
 
@@ -117,33 +117,13 @@ def _worth_asking(
 def _verdicts(checks: Sequence[Check], backend: Backend, observer: Observer) -> dict[Place, dict[str, Status]]:
     """Of each expectation, the status on every check of its test."""
     found: dict[Place, dict[str, Status]] = {}
-    runner = Runner(checks, observer, load=lambda *_, **__: _Kept(backend))
+    runner = Runner(checks, observer, load=lambda *_, **__: Kept(backend))
     for judged in runner.run():
         for record in judged.records:
             if record.expectation:
                 place = (record.suite, record.test, record.expectation)
                 found.setdefault(place, {})[record.check] = record.verdict.status
     return found
-
-
-class _Kept:
-    """A backend that outlives those who use it."""
-
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
-
-    @property
-    def facts(self) -> TargetFacts:
-        return self._backend.facts
-
-    def length(self, request: Request) -> int:
-        return self._backend.length(request)
-
-    def generate(self, requests: Sequence[Request]) -> Sequence[Completion | Failure]:
-        return self._backend.generate(requests)
-
-    def close(self) -> None:
-        """Whoever loaded it closes it."""
 
 
 def _together(statuses: Iterable[Status]) -> Status:

@@ -53,7 +53,42 @@ class KnownFailure(Where):
     """A failure that is known, and why. It shows as xfailed; when it stops failing, as xpassed."""
 
     prompt: Names | None = Field(None, description="Names of prompts.")
+    versions: dict[StrictStr, StrictStr] | None = Field(
+        None, min_length=1, description='With these versions of libraries only, e.g. {transformers: "<5.23"}.'
+    )
     reason: StrictStr = Field(min_length=1, description="Why it fails: a sentence for the reader of the report.")
+
+    @field_validator("versions")
+    @classmethod
+    def _are_specifiers(cls, versions: dict[str, str] | None) -> dict[str, str] | None:
+        from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+        for library, specifier in (versions or {}).items():
+            try:
+                SpecifierSet(specifier)
+            except InvalidSpecifier:
+                raise ValueError(f"{library}: '{specifier}' is no version specifier; write one like <5.23") from None
+        return versions
+
+    def __hash__(self) -> int:
+        return hash((self.reason, self.prompt, tuple((self.versions or {}).items())))
+
+    def applies(self, device: str) -> bool:
+        """Whether it is to be expected on this kind of device, with the libraries that are installed."""
+        if self.device and device not in self.device:
+            return False
+        return all(_is_installed(library, specifier) for library, specifier in (self.versions or {}).items())
+
+
+def _is_installed(library: str, specifier: str) -> bool:
+    from importlib.metadata import PackageNotFoundError, version
+
+    from packaging.specifiers import SpecifierSet
+
+    try:
+        return SpecifierSet(specifier).contains(version(library), prereleases=True)
+    except PackageNotFoundError:
+        return False
 
 
 class Test(Frozen):

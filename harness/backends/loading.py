@@ -107,6 +107,7 @@ def _facts(
         attention=str(getattr(model.config, "_attn_implementation", "")),
         tokenizer=type(tokenizer).__name__,
         padding_side=str(tokenizer.padding_side),
+        chat_template=bool(tokenizer.chat_template),
         pad_token_id=pad,
         pad_token_from=pad_from,
         eos_token_ids=ids_of(model.generation_config.eos_token_id),
