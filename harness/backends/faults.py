@@ -78,6 +78,12 @@ def _without(*names: str) -> Plant:
     return _calling(forget)
 
 
+def _unmasked(arguments: dict[str, Any]) -> None:
+    """What generate() falls back on where it cannot infer the mask; where it can, leaving it out does no harm."""
+    if "attention_mask" in arguments:
+        arguments["attention_mask"] = torch.ones_like(arguments["attention_mask"])
+
+
 def _sampling() -> Plant:
     seeds = count(1)
 
@@ -182,7 +188,7 @@ def _prompt_in_output(backend: Transformers) -> Iterator[None]:
 
 FAULTS: Mapping[str, Fault] = {
     "right_padding": Fault("batches are padded on the right", _right_padding),
-    "dropped_mask": Fault("the attention mask is not passed", _without("attention_mask")),
+    "dropped_mask": Fault("the padding is not masked", _calling(_unmasked)),
     "missing_template": Fault("messages are joined as plain text", _no_template),
     "double_bos": Fault("prompts begin with BOS twice", _double_bos),
     "eos_removed": Fault("the generation config has no EOS id", _shipping(eos_token_id=None)),
