@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StopStringCriteria
 
+from harness.backends.loading import ids_of
 from harness.inputs import Generation
 from harness.record import Finish, Returned, Step
 
@@ -30,6 +31,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         self.generation_config: Mapping[str, Any] = {}
         self.cache = ""
         self._config: Any = None
+        self._rows = 1
         self._logits: Any = None
         self._steps: list[tuple[Any, ...]] = []  # per step: chosen, top ids, top values, largest logit, finite; (B, …)
         self._columns: list[Any] = []  # the same, stacked over steps and on the CPU
@@ -62,6 +64,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
 
     def __call__(self, input_ids: Any, scores: Any, **_: Any) -> Any:
         """Called after each token is chosen: records it and stops nothing; generate() has its own criteria."""
+        self._rows = input_ids.shape[0]
         if self._records:
             self._steps.append(self._reduced(input_ids[:, -1:]))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
@@ -92,14 +95,21 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         return finish != "length" or length < limit
 
     def _end(self, sequence: Any, start: int) -> tuple[int, Finish]:
-        eos = self.generation_config.get("eos_token_id") if self.generation_config else self._config.eos_token_id
-        eos_ids = set(eos) if isinstance(eos, (list, tuple)) else {eos}
-        for index, token in enumerate(sequence[start:].tolist()):
+        config = self.generation_config or self._config.to_dict()
+        eos_ids, fill = set(ids_of(config.get("eos_token_id"))), {config.get("pad_token_id")}
+        new = sequence[start:].tolist()
+        for index, token in enumerate(new):
             if token in eos_ids:
                 return index + 1, "eos"
-            if self.stop is not None and bool(self.stop(sequence[None, : start + index + 1], None)[0]):
+            # A stop string ended the row only if nothing but filling follows: generate() may have missed it.
+            # Without EOS rows that have ended are not filled, and go on as long as the others.
+            filled = set(new[index + 1 :]) <= fill | eos_ids or (not eos_ids and self._rows > 1)
+            if filled and self._stops(sequence[: start + index + 1]):
                 return index + 1, "stop"
-        return len(sequence) - start, "length"
+        return len(new), "length"
+
+    def _stops(self, sequence: Any) -> bool:
+        return self.stop is not None and bool(self.stop(sequence[None], None)[0])
 
     def returned(self, output: Any, row: int, copies: int, start: int) -> tuple[Returned, ...]:
         """All sequences that were returned for one prompt."""
