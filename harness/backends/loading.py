@@ -146,16 +146,23 @@ def ids_of(value: Any) -> tuple[int, ...]:
 
 def _traits(config: Any) -> tuple[str, ...]:
     """What some expectations do not apply to."""
-    text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None) or {}
-    kinds = {rope.get("rope_type", rope.get("type"))} if isinstance(rope, Mapping) else set()
-    found = {"encoder_decoder": bool(config.is_encoder_decoder), "dynamic_rope": "dynamic" in kinds}
+    found = {"encoder_decoder": bool(config.is_encoder_decoder), "dynamic_rope": _dynamic_factor(config) > 1}
     return tuple(name for name, holds in found.items() if holds)
+
+
+def _dynamic_factor(config: Any) -> float:
+    """How far a dynamic NTK rope reaches beyond the positions that the config names; 1 where there is none."""
+    text = config.get_text_config() if hasattr(config, "get_text_config") else config
+    rope = getattr(text, "rope_parameters", None) or getattr(text, "rope_scaling", None)
+    if not isinstance(rope, Mapping) or rope.get("rope_type", rope.get("type")) != "dynamic":
+        return 1
+    return float(rope.get("factor") or 1)
 
 
 def _context_window(model: Any, tokenizer: Any) -> int | None:
     config = model.config.get_text_config() if hasattr(model.config, "get_text_config") else model.config
-    limits = [getattr(config, "max_position_embeddings", None), tokenizer.model_max_length]
+    positions = getattr(config, "max_position_embeddings", None)
+    limits = [positions and positions * _dynamic_factor(model.config), tokenizer.model_max_length]
     return min((int(limit) for limit in limits if limit and limit < UNLIMITED), default=None)
 
 

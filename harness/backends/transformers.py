@@ -174,14 +174,15 @@ class Transformers:
         arguments = request.generation.arguments()
         if arguments.get("num_return_sequences", 1) > 1:
             arguments["output_scores"] = True  # else the scores of beams are not returned
-        return self.model.generate(
-            **inputs,
-            **(arguments | changes),
-            pad_token_id=self.facts.pad_token_id if pad is None else pad,
-            stopping_criteria=[recorder],
-            tokenizer=self.tokenizer,
-            return_dict_in_generate=True,
-        )
+        with variants.all_layers(self.model, early_exit=request.generation.assistant_early_exit):
+            return self.model.generate(
+                **inputs,
+                **(arguments | changes),
+                pad_token_id=self.facts.pad_token_id if pad is None else pad,
+                stopping_criteria=[recorder],
+                tokenizer=self.tokenizer,
+                return_dict_in_generate=True,
+            )
 
     def _resumed(self, inputs: Mapping[str, Any], request: Request, recorder: Recorder) -> Any:
         """Some tokens first, then the rest from the cache that they left; None when that was not asked for."""

@@ -42,6 +42,21 @@ def attention(model: Any, implementation: str) -> Iterator[None]:
 
 
 @contextmanager
+def all_layers(model: Any, early_exit: int | None) -> Iterator[None]:
+    """Drafting with the first layers writes their number into the config, and leaves it there when it raises."""
+    if early_exit is None:
+        yield
+        return
+    before = model.config.num_hidden_layers
+    try:
+        yield
+    except (IndexError, AttributeError) as error:
+        raise NotSupported(f"this architecture cannot draft with its first {early_exit} layer(s): {error}") from error
+    finally:
+        model.config.num_hidden_layers = before
+
+
+@contextmanager
 def float32(model: Any) -> Iterator[None]:
     """With every weight cast to float32. Each gets its own type back: buffers are often finer than weights."""
     tensors = [tensor for group in (model.parameters(), model.buffers()) for tensor in group]

@@ -22,13 +22,13 @@ from harness.inputs import Frozen, Generation, either
 from harness.record import Batch, Completion, Request, Text, Verdict
 
 DYNAMIC_ROPE = (
-    "the rope base of this model depends on the length of the sequence (dynamic NTK), so that what was cached "
-    "or padded at another length differs by design"
+    "the rope base of this model grows with the length of the sequence (dynamic NTK) and stays grown for later "
+    "calls, so that what was cached, padded or generated at another length differs by design"
 )
 NO_PREFIX = "the output of an encoder-decoder does not go on from its prompt"
 EVERY_LENGTH = {"dynamic_rope": DYNAMIC_ROPE}
 DECODER_ONLY = {"encoder_decoder": NO_PREFIX}
-PENALTIES: Mapping[str, Any] = {"repetition_penalty": 1.3, "no_repeat_ngram_size": 4}
+PENALTY = 1.3
 
 
 def greedy(request: Request, **changes: Any) -> Request:
@@ -43,6 +43,7 @@ def greedy(request: Request, **changes: Any) -> Request:
 class Invariant(Written):
     """Two or more ways to the same tokens: the first completion is the reference for all others."""
 
+    not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH
     others: ClassVar[tuple[str, ...]] = ()  # how each of the others was made, as a sentence says it
 
     def judge(self, completions: Sequence[Completion]) -> Verdict:
@@ -72,7 +73,6 @@ class LeftPadding(PaddingInvariant):
 class _AnyPadToken(Invariant):
     """Padded with the token that it emits first: whatever counts the pads cannot hide."""
 
-    not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH
     others: ClassVar[tuple[str, ...]] = ("left-padded with the very token that it emits first",)
 
     def then(self, completions: Sequence[Completion]) -> Sequence[Request]:
@@ -101,9 +101,8 @@ class Processors(_AnyPadToken):
     catches: ClassVar[tuple[str, ...]] = ("X3",)
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
-        own = request.generation
-        missing = {name: value for name, value in PENALTIES.items() if getattr(own, name) is None}
-        return (greedy(request, **missing),)
+        own = request.generation.repetition_penalty
+        return (greedy(request, repetition_penalty=own or PENALTY),)
 
 
 class DuplicateRows(Invariant):
@@ -138,7 +137,6 @@ class NoCache(Invariant):
     """Without a key-value cache the tokens are the same."""
 
     catches: ClassVar[tuple[str, ...]] = ("K8",)
-    not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH
     others: ClassVar[tuple[str, ...]] = ("with use_cache: false",)
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
@@ -149,7 +147,6 @@ class StaticCache(Invariant):
     """With a static cache the tokens are the same, alone and in a left-padded batch."""
 
     catches: ClassVar[tuple[str, ...]] = ("K1", "K9")
-    not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH
     others: ClassVar[tuple[str, ...]] = ("with a static cache", "with a static cache in a left-padded batch")
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
@@ -167,7 +164,7 @@ class ResumedCache(Invariant):
     """Going on from the cache that an earlier call returned gives the tokens of one call."""
 
     catches: ClassVar[tuple[str, ...]] = ("K6",)
-    not_for: ClassVar[Mapping[str, str]] = DECODER_ONLY
+    not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH | DECODER_ONLY
     others: ClassVar[tuple[str, ...]] = ("in two calls, the second one from the cache of the first",)
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:

@@ -24,7 +24,9 @@ def suspects(reference: Completion, other: Completion) -> list[Suspect]:
     difference = first_difference(reference, other)
     if difference is None:
         return []
-    length = difference.index + 1
+    # A token that is forced at the limit would stand at the difference on both sides.
+    forced = reference.generation_config.get("forced_eos_token_id") is not None
+    length = max(reference.new_tokens, other.new_tokens) if forced else difference.index + 1
     pair = Suspect("", _short(reference.request, length), _short(other.request, length))
     found = (rung(pair, reference, other) for rung in LADDER)
     return [suspect for suspect in found if suspect is not None]
