@@ -62,7 +62,12 @@ class Prompts:
 
     def refuse_impossible(self, request: Request, prompt: Text) -> None:
         """What would fail obscurely, or not at all, is said before it runs."""
-        _, ids = self.encode(prompt)
+        text, ids = self.encode(prompt)
+        if text and not ids:
+            raise InvalidRequest(
+                "the tokenizer makes no ids at all of this prompt: its class does not fit its files",
+                "Load the files with PreTrainedTokenizerFast and save them again; `harness lint` tells more.",
+            )
         if not ids:
             raise InvalidRequest("the prompt is empty: no token to start from", "Give it text.")
         if max(ids) >= self.facts.vocabulary:

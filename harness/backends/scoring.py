@@ -12,8 +12,11 @@ from harness.errors import NotSupported
 from harness.record import Batch, Completion, Request, Step, TargetFacts
 
 
-def score(model: Any, prompts: Prompts, request: Request, top_k: int, precision: str) -> Completion:
-    """Its ids are the likeliest token at each place of the continuation, or the first one if there is none."""
+def score(model: Any, prompts: Prompts, request: Request, side: str, top_k: int, precision: str) -> Completion:
+    """Its ids are the likeliest token at each place of the continuation, or the first one if there is none.
+
+    side: on which rows are padded.
+    """
     if "encoder_decoder" in prompts.facts.traits:
         raise NotSupported("an encoder-decoder's output does not go on from the prompt")
     texts = prompts.rows([request])
@@ -22,14 +25,14 @@ def score(model: Any, prompts: Prompts, request: Request, top_k: int, precision:
     start = len(rows[own])
     rows[own] = (*rows[own], *request.continuation[:-1])
     layout = request.layout if isinstance(request.layout, Batch) else Batch(texts)
-    inputs, pads = prompts.pad(rows, layout.padding, layout.pad_token_id, model.device)
+    inputs, pads = prompts.pad(rows, side, layout.pad_token_id, model.device)
     if not layout.attention_mask:
         del inputs["attention_mask"]
     elif request.position_ids:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
         logits = model(**inputs, use_cache=False).logits[own]
-    end = len(logits) - (pads[own] if layout.padding == "right" else 0)
+    end = len(logits) - (pads[own] if side == "right" else 0)
     count = len(rows[own]) - start + 1
     logprobs = logits[end - count : end].float().log_softmax(-1)
     ids = tuple(logprobs.argmax(-1).tolist())
@@ -43,7 +46,7 @@ def score(model: Any, prompts: Prompts, request: Request, top_k: int, precision:
         finish=_finish(ids, prompts.facts),
         steps=_steps(logprobs, logits[end - count : end].float().amax(-1), top_k),
         precision=precision,
-        padding=layout.padding if pads[own] else "",
+        padding=side if pads[own] else "",
         pads=pads[own],
         batch_size=len(rows),
         attention=str(getattr(model.config, "_attn_implementation", "")),

@@ -13,11 +13,13 @@ import torch
 
 from harness.backends import Progress, logs, variants
 from harness.backends.loading import open_target, plain
+from harness.backends.pipeline import TokenizerPipeline
 from harness.backends.prompts import Prompts, position
 from harness.backends.recorder import Recorder
 from harness.backends.scoring import score
 from harness.errors import CannotRun, InvalidRequest, NotSupported, NumericFailure, OutOfMemory
 from harness.record import Batch, Completion, Failure, Request, Target, TargetFacts
+from harness.rendering import TemplateFailed, describe
 
 
 def load(target: Target, *, top_k: int, progress: Progress) -> Transformers:
@@ -89,7 +91,7 @@ class Transformers:
         if requests[0].kind == "generate":
             return self._generate_batch(requests)
         single: Mapping[str, Callable[[Request], Completion]] = {
-            "score": lambda request: score(self.model, self.prompts, request, self.top_k, self._precision(request)),
+            "score": self._scored,
             "render": self._rendered,
             "processed": self._processed,
         }
@@ -205,12 +207,13 @@ class Transformers:
         rest = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
         return self._generated(rest, request, recorder, **changes)
 
-    def _rendered(self, request: Request) -> Completion:
-        from harness.backends.pipeline import TokenizerPipeline
-        from harness.rendering import TemplateFailed, describe
+    def _scored(self, request: Request) -> Completion:
+        side = self._side(request.layout if isinstance(request.layout, Batch) else None)
+        return score(self.model, self.prompts, request, side, self.top_k, self._precision(request))
 
+    def _rendered(self, request: Request) -> Completion:
         try:
-            rendering = describe(TokenizerPipeline(self.tokenizer), request.prompt)
+            rendering = describe(TokenizerPipeline(self.tokenizer, self.facts.vocabulary), request.prompt)
         except TemplateFailed as error:
             raise InvalidRequest(f"the model's chat template raised: {error}") from error
         return self._completion(request, rendering=rendering)
@@ -227,8 +230,8 @@ class Transformers:
         """The distribution of the first new token, before and after all logits processors."""
         inputs, _ = self.prompts.pad([self.prompts.encode(request.prompt)[1]], "left", None, self.model.device)
         recorder = Recorder(self.model, self.tokenizer, request.generation, self.top_k)
-        with torch.inference_mode(), recorder.listening():
-            torch.manual_seed(request.generation.seed)
+        torch.manual_seed(request.generation.seed)
+        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False), recorder.listening():
             output = self._generated(
                 inputs, request, recorder, max_new_tokens=1, output_scores=True, output_logits=True
             )
@@ -258,8 +261,10 @@ class Transformers:
 
 def _says_unsupported(error: Exception) -> bool:
     """Whether the library refuses what this model cannot do, as against failing at it."""
-    refusals = (ValueError, NotImplementedError, TypeError)
-    return isinstance(error, refusals) and bool(re.search(r"not support|unsupported|does not implement", str(error)))
+    # No TypeError: "unsupported operand type(s)" is what Python itself says of a fault in the model's code.
+    return isinstance(error, (ValueError, NotImplementedError)) and bool(
+        re.search(r"not support|unsupported|does not implement", str(error))
+    )
 
 
 def _marked_split(answer: Completion | Failure) -> Completion | Failure:

@@ -30,15 +30,19 @@ def attention(model: Any, implementation: str) -> Iterator[None]:
     """With another attention implementation."""
     before = model.config._attn_implementation
     try:
+        _set_attention(model, implementation)
+        yield
+    finally:
+        model.set_attn_implementation(before)  # also where it was refused: parts of the model may have taken it
+
+
+def _set_attention(model: Any, implementation: str) -> None:
+    try:
         model.set_attn_implementation(implementation)
     except (ValueError, ImportError, AttributeError, RuntimeError) as error:
         raise NotSupported(f"attention {implementation} cannot be used here: {str(error).splitlines()[0]}") from error
     if model.config._attn_implementation != implementation:
         raise NotSupported(f"this model has no attention implementation {implementation}")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
 
 
 @contextmanager
