@@ -24,6 +24,7 @@ LIBRARIES = (
     "numpy",
     "pandas",
     "evaluate",
+    "sacrebleu",
 )
 # An allow-list, because the rest of the environment holds secrets (tokens, keys) and reports are shared.
 VARIABLES = (

@@ -172,8 +172,9 @@ def _expected_texts(path: Path, expect: dict[str, Any]) -> Iterator[tuple[Path, 
         if kind is None or _takes_a_mapping(kind):
             continue
         yield from _texts((*path, name), written)
-        for field, value in _mapping(written).items():
-            yield from _texts((*path, name, field), value)
+        for place, one in ((), written), *(((index,), one) for index, one in enumerate(_items(written))):
+            for field, value in _mapping(one).items():
+                yield from _texts((*path, name, *place, field), value)
 
 
 def _takes_a_mapping(kind: type[Frozen]) -> bool:

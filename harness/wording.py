@@ -112,12 +112,16 @@ def _owner(path: Path) -> type[BaseModel] | None:
     kind: Any = Suite
     for part in path:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            field = kind.model_fields.get(str(part))
+            if isinstance(part, int):
+                continue  # one of a list, where one alone may stand as well
+            field = kind.model_fields.get(part)
             if field is None:
                 return None
             kind = _bare(field.annotation)
         elif get_args(kind):
             kind = _bare(get_args(kind)[1 if get_origin(kind) is dict else 0])
+        if hasattr(kind, "list_field"):
+            kind = _bare(get_args(kind.model_fields[kind.list_field].annotation)[0])
     return kind if isinstance(kind, type) and issubclass(kind, BaseModel) else None
 
 
@@ -136,7 +140,7 @@ def _text(error: ErrorDetails) -> str:
 
 
 def _list(error: ErrorDetails) -> str:
-    if error["loc"][-1] == "texts" and isinstance(error["input"], (bool, int, float)):
+    if error["loc"][-1] in ("texts", "references") and isinstance(error["input"], (bool, int, float)):
         return _text(error)
     return f"expected a list, got {got(error['input'])}"
 

@@ -19,6 +19,7 @@ ORDER = [
     "errors",
     "inputs",
     "record",
+    "rendering",
     "divergence",
     "expectations",
     "suite",
@@ -33,10 +34,17 @@ ORDER = [
     "selection",
     "schedule",
     "backends",
+    "files",
+    "file_pipeline",
+    "lint",
     "environment",
     "store",
     "runner",
+    "selftest",
+    "doctor",
+    "starter",
     "frame",
+    "behaviours",
     "reports",
     "__init__",
     "pytest_plugin",
@@ -55,9 +63,23 @@ ONLY_IN = {
     "_pytest": ("pytest_plugin",),
     "typer": ("cli",),
     "evaluate": ("expectations",),
+    "datasets": ("expectations",),
+    "sacrebleu": ("expectations",),
 }
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "core", "helpers", "helper", "base", "manager", "misc"}
-HEAVY = ("torch", "transformers", "bitsandbytes", "accelerate", "pandas", "numpy", "pyarrow", "evaluate", "jinja2")
+HEAVY = (
+    "torch",
+    "transformers",
+    "bitsandbytes",
+    "accelerate",
+    "pandas",
+    "numpy",
+    "pyarrow",
+    "evaluate",
+    "datasets",
+    "sacrebleu",
+    "jinja2",
+)
 
 LINES_OF_A_FUNCTION = 60
 LINES_OF_A_FILE = 400

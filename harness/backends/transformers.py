@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.backends import Progress, logs, variants
+from harness.backends import Progress, bare, logs, variants
 from harness.backends.loading import open_target, plain
 from harness.backends.pipeline import TokenizerPipeline
 from harness.backends.prompts import Prompts, position
@@ -219,8 +219,6 @@ class Transformers:
         return self._completion(request, rendering=rendering)
 
     def _bare(self, request: Request) -> Completion:
-        from harness.backends import bare
-
         text, ids = self.prompts.encode(request.prompt)
         with torch.autocast(self.model.device.type, enabled=False):
             call = bare.bare(request.kind, self.model, self.tokenizer, text, ids)

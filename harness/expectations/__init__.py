@@ -11,12 +11,17 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 from pydantic import Field, create_model
 
+from harness.expectations.configuration import BareCall, EffectiveConfig
 from harness.expectations.content import Contains, Equals, JsonSchema, NotContains, Regex
 from harness.expectations.invariance import BatchInvariant, Deterministic, PaddingInvariant
 from harness.expectations.invariants import Invariants
+from harness.expectations.metrics import Metrics
+from harness.expectations.output import NoRepetition, NotEmpty, NothingAfterEos
 from harness.expectations.processing import ProcessorOrder
+from harness.expectations.prompting import PromptPipeline
+from harness.expectations.sampling import Returns, Seeded
 from harness.expectations.shorthand import Suspect, Written
-from harness.expectations.stopping import NewTokens, StopsAtEos
+from harness.expectations.stopping import Finish, NewTokens, StopsAtEos, StopString, Truncated
 from harness.inputs import Frozen, Number
 from harness.record import Completion, Request, Verdict
 
@@ -68,17 +73,29 @@ class OverSet(Expectation, Protocol):
 
 TABLE: Mapping[str, type[Frozen]] = {
     "deterministic": Deterministic,
-    "stops_at_eos": StopsAtEos,
+    "seeded": Seeded,
     "padding_invariant": PaddingInvariant,
     "batch_invariant": BatchInvariant,
     "invariants": Invariants,
+    "prompt": PromptPipeline,
+    "config": EffectiveConfig,
+    "bare_call": BareCall,
     "processor_order": ProcessorOrder,
+    "stops_at_eos": StopsAtEos,
+    "finish": Finish,
+    "stop_string": StopString,
+    "nothing_after_eos": NothingAfterEos,
+    "truncated": Truncated,
     "new_tokens": NewTokens,
+    "returns": Returns,
+    "not_empty": NotEmpty,
+    "no_repetition": NoRepetition,
     "contains": Contains,
     "not_contains": NotContains,
     "regex": Regex,
     "equals": Equals,
     "json_schema": JsonSchema,
+    "metric": Metrics,
 }
 
 

@@ -233,10 +233,14 @@ class Attention(Invariant):
     """Eager attention and sdpa give the same tokens, alone and left-padded."""
 
     catches: ClassVar[tuple[str, ...]] = ("K2", "K3", "K4", "P9")
-    others: ClassVar[tuple[str, ...]] = ("with sdpa instead of eager attention",)
+    others: ClassVar[tuple[str, ...]] = (
+        "with sdpa instead of eager attention",
+        "with sdpa instead of eager attention in a left-padded batch",
+    )
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
-        return tuple(greedy(request).replace(attention=attention) for attention in ("eager", "sdpa"))
+        eager, sdpa = (greedy(request).replace(attention=attention) for attention in ("eager", "sdpa"))
+        return (eager, sdpa, sdpa.replace(layout=Batch((request.prompt, FILLERS[0]))))
 
 
 class FlashAttention(Invariant):

@@ -16,6 +16,7 @@ from harness.record import Batch, Completion, Request
 
 # The values at which a processor does nothing, whatever the model's own generation config says.
 NEUTRAL = {"repetition_penalty": 1.0, "no_repeat_ngram_size": 0, "min_new_tokens": 0}
+ONLY_SAMPLING = ("temperature", "top_k", "top_p", "min_p", "num_return_sequences")
 IDS = range(3, 4096)  # where to look for an id that nobody uses
 
 
@@ -24,12 +25,19 @@ def suspects(reference: Completion, other: Completion) -> list[Suspect]:
     difference = first_difference(reference, other)
     if difference is None:
         return []
-    # A token that is forced at the limit would stand at the difference on both sides.
-    forced = reference.generation_config.get("forced_eos_token_id") is not None
-    length = max(reference.new_tokens, other.new_tokens) if forced else difference.index + 1
+    longest = max(reference.new_tokens, other.new_tokens)
+    length = longest if _depends_on_the_limit(reference, other) else difference.index + 1
     pair = Suspect("", _short(reference.request, length), _short(other.request, length))
     found = (rung(pair, reference, other) for rung in LADDER)
     return [suspect for suspect in found if suspect is not None]
+
+
+def _depends_on_the_limit(reference: Completion, other: Completion) -> bool:
+    """Whether the difference may not show in a shorter output: whatever is tried then would seem to remove it."""
+    # A token that is forced at the limit would stand at the difference on both sides; a draft ends at the limit.
+    own = other.request.generation
+    forced = reference.generation_config.get("forced_eos_token_id") is not None
+    return forced or own.prompt_lookup_num_tokens is not None or own.assistant_early_exit is not None
 
 
 def _short(request: Request, length: int) -> Request:
@@ -65,6 +73,14 @@ def _batched(pair: Suspect, cause: str, **changes: Any) -> Suspect | None:
     return Suspect(cause, pair.reference, pair.other.replace(layout=Batch(**(fields | changes))))
 
 
+def _sampling(pair: Suspect, reference: Completion, other: Completion) -> Suspect | None:
+    both = pair.other.generation.do_sample == pair.reference.generation.do_sample
+    if not both or not other.generation_config.get("do_sample"):
+        return None
+    cause = "sampling: with do_sample: false the tokens are the same. Write that in the generation of this test"
+    return _generating(pair, cause, do_sample=False, **dict.fromkeys(ONLY_SAMPLING))
+
+
 def _right_padding(pair: Suspect, reference: Completion, other: Completion) -> Suspect | None:
     if other.padding != "right":
         return None
@@ -97,7 +113,7 @@ def _processor(pair: Suspect, reference: Completion, other: Completion) -> Suspe
 
 
 def _cache(pair: Suspect, reference: Completion, other: Completion) -> Suspect | None:
-    if pair.other.kind != "generate" or pair.other.resume_after or pair.other.generation.use_cache is False:
+    if pair.other.resume_after or pair.other.generation.use_cache is False:
         return None
     cause = "the key-value cache: with use_cache: false on both sides the tokens are the same"
     return _generating(pair, cause, use_cache=False, cache_implementation=None)
@@ -117,9 +133,30 @@ def _position_ids(pair: Suspect, reference: Completion, other: Completion) -> Su
         "position ids: a forward pass that gets them counted from the mask agrees with the prompt alone; "
         "the model's own code counts the pads as well"
     )
-    length = pair.other.generation.max_new_tokens
-    scored = pair.other.replace(kind="score", continuation=reference.ids[:length], position_ids=True)
-    return Suspect(cause, pair.reference, scored)
+    return _forward(pair, cause, reference)
+
+
+def _left_padding(pair: Suspect, reference: Completion, other: Completion) -> Suspect | None:
+    if not other.pads or other.padding != "left":
+        return None
+    cause = (
+        "the model's own code: its forward pass agrees with the prompt alone only when pads stand on the right; "
+        "it takes pads on the left for text, or counts them as positions"
+    )
+    return _forward(pair, cause, reference, padding="right")
+
+
+def _forward(pair: Suspect, cause: str, reference: Completion, **changes: Any) -> Suspect | None:
+    """The other side's batch by one forward pass over what the reference holds."""
+    batched = _batched(pair, cause, **changes)
+    if batched is None:
+        return None
+    length = batched.other.generation.max_new_tokens
+    return Suspect(
+        cause,
+        batched.reference,
+        batched.other.replace(kind="score", continuation=reference.ids[:length], position_ids=True, resume_after=0),
+    )
 
 
 def _rounding(pair: Suspect, reference: Completion, other: Completion) -> Suspect | None:
@@ -134,14 +171,16 @@ def _eos(completion: Completion) -> tuple[int, ...]:
 
 
 LADDER: Sequence[Callable[[Suspect, Completion, Completion], Suspect | None]] = (
+    _sampling,
     _right_padding,
     _missing_mask,
     _pad_token,
     _processor,
+    _rounding,  # before those that round in another way themselves
     _cache,
     _attention,
     _position_ids,
-    _rounding,
+    _left_padding,
 )
 
 
