@@ -157,6 +157,92 @@ def test_lint_tells_every_mistake_of_every_file(write: Write, capsys: pytest.Cap
     assert "Traceback" not in told.err
 
 
+ON_FILES = """\
+suite: {name}
+models: {{small: ./model, absent: org/absent}}
+prompts: {{hi: Hi}}
+tests:
+  - {{name: t, prompts: [hi], expect: {{stops_at_eos: true}}}}
+"""
+
+
+@pytest.fixture
+def model_files(write: Write, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A suite on a model of which there is a configuration and little else."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(Path.cwd()))
+    Path("demo.yaml").write_text(ON_FILES.format(name="demo"))
+    folder = Path("model")
+    folder.mkdir()
+    (folder / "config.json").write_text('{"eos_token_id": 1, "vocab_size": 9}')
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1, "temperature": 0.5}')
+    header = b'{"wte.weight": {"dtype": "F32", "shape": [9, 1], "data_offsets": [0, 36]}}'
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(36))
+    return folder
+
+
+def test_lint_tells_warnings_and_what_was_not_looked_at(model_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["lint", "demo.yaml"]) == 0
+    told = capsys.readouterr().out
+    assert f"\nsmall: 1 warning, 1 note  ({model_files.absolute()})\n" in told
+    lines = [line.strip() for line in told.splitlines()]
+    place = next(number for number, line in enumerate(lines) if line.startswith("warning"))
+    assert "temperature 0.5, which has no effect" in lines[place]
+    assert lines[place + 1].startswith("Take temperature out of generation_config.json")
+    assert lines[place + 2] == "generation_config.json · idle_arguments"
+    assert "absent: org/absent is not in the local Hub cache: `hf download org/absent` fetches it" in told
+    assert main(["lint", "demo.yaml", "--strict"]) == 2
+
+
+def test_lint_is_exit_code_2_where_something_is_wrong_as_it_stands(
+    model_files: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (model_files / "model.safetensors").rename(model_files / "pytorch_model.bin")
+    (model_files / "generation_config.json").write_text("{\x1b")
+    assert main(["lint", "demo.yaml"]) == 2
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("  ")]
+    severities = [line[0] for line in lines if line[0] in ("error", "warning", "note")]
+    assert severities == sorted(severities, key=("error", "warning", "note").index)
+    assert severities.count("error") == 2
+    assert main(["lint", "demo.yaml", "--no-models"]) == 0
+    assert capsys.readouterr().out == "ok  demo.yaml  1 test, 2 targets, 2 checks\n"
+
+
+def test_lint_tells_of_a_model_once_for_all_suites(model_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("other.yaml").write_text(ON_FILES.format(name="other").replace("small", "same"))
+    assert main(["lint", "."]) == 0
+    assert capsys.readouterr().out.count("\nsmall, same: 1 warning, 1 note") == 1
+
+
+def test_lint_shows_foreign_text_without_letting_it_act(model_files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (model_files / "config.json").write_text('{"eos_token_id": 1, "transformers_version": "99.\\u001b[2J"}')
+    main(["lint", "demo.yaml"])
+    told = capsys.readouterr().out
+    assert "\x1b" not in told
+    assert "99.\\x1b[2J" in told
+
+
+@pytest.mark.model
+def test_the_shipped_suites_are_linted_without_an_error_and_without_torch() -> None:
+    from harness.backends.sources import resolve
+    from harness.load import load
+
+    suites = Path(__file__).parents[1] / "suites"
+    resolve(load(suites / "basics.yaml").suite.models["smollm2"])
+    code = "import sys; from harness.cli import main; code = main(sys.argv[1:]); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}; sys.exit(code)", "lint", str(suites)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    assert "\nsmollm2, smollm2-left: " in done.stdout
+    assert "  error" not in done.stdout
+    imported = {name.split(".")[0] for name in done.stderr.split()}
+    assert {"tokenizers", "jinja2"} <= imported
+    assert not imported & {"torch", "transformers", "numpy", "pandas", "rich"}
+
+
 def test_list_shows_the_ids_that_a_run_would_judge(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write(STOPS, RAMBLES)
     assert main(["list", "demo.yaml"]) == 0

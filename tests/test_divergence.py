@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from array import array
+
 import pytest
 
-from harness.divergence import coarser, ulp
+from harness.divergence import agree, coarser, first_difference, ulp
+from harness.inputs import GREEDY
+from harness.record import Completion, Request, Step, Text
+
+HEIGHT = 27.0  # of the largest logit: 2 ulp of bfloat16 are 0.25 nats there, of float16 0.03125
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16", "bfloat16"])
@@ -31,3 +37,94 @@ def test_no_number_no_spacing(magnitude: float) -> None:
 def test_the_coarser_of_two_precisions_decides() -> None:
     assert coarser("float32", "bfloat16") == "bfloat16"
     assert coarser("float16", "float32") == "float16"
+
+
+def made(*tokens: tuple[int, float], recorded: bool = True, precision: str = "bfloat16") -> Completion:
+    """A completion from tokens and how far below each the token 9 stood."""
+    ids = tuple(token for token, _ in tokens)
+    steps = tuple(Step(-0.1, array("i", (token, 9)), array("f", (-0.1, -0.1 - gap)), HEIGHT) for token, gap in tokens)
+    request = Request(Text(text="a"), GREEDY)
+    return Completion(request, "a", (1,), ids, ("t",) * len(ids), "t", "length", steps if recorded else (), precision)
+
+
+def other(*ids: int, gap: float = 0.0, beside: int = 5, recorded: bool = True) -> Completion:
+    """A completion whose runner-up is `beside`, this much below."""
+    steps = tuple(Step(-0.1, (token, beside), (-0.1, -0.1 - gap), HEIGHT) for token in ids)
+    built = made(*((token, 0.0) for token in ids), recorded=recorded)
+    return Completion(**{**vars(built), "steps": steps if recorded else ()})
+
+
+def test_equal_tokens_have_no_difference() -> None:
+    one = made((5, 0.1), (6, 0.1))
+
+    assert first_difference(one, one) is None
+    assert agree(one, one)
+
+
+@pytest.mark.parametrize(
+    ("mine", "its", "harmless"), [(0.2, 0.2, True), (0.25, 0.1, True), (0.2, 0.3, False), (0.3, 0.2, False)]
+)
+def test_both_sides_must_have_seen_a_near_tie(mine: float, its: float, harmless: bool) -> None:
+    difference = first_difference(made((5, mine)), other(9, gap=its))
+
+    assert difference is not None
+    assert difference.margin == pytest.approx(max(mine, its), abs=1e-6)
+    assert difference.tolerance == 0.25
+    assert difference.is_harmless is harmless
+    assert agree(made((5, mine)), other(9, gap=its)) is harmless
+
+
+def test_in_float32_no_difference_is_harmless() -> None:
+    one, two = made((5, 0.0), precision="float32"), made((9, 0.0), precision="float32", recorded=False)
+    difference = first_difference(one, two)
+
+    assert difference is not None
+    assert difference.is_rounding
+    assert not difference.is_harmless
+    assert not agree(one, two)
+
+
+@pytest.mark.parametrize(("gap", "harmless"), [(0.2, True), (0.3, False)])
+def test_of_a_side_that_recorded_nothing_the_other_must_do(gap: float, harmless: bool) -> None:
+    assert agree(made((5, gap)), other(9, recorded=False)) is harmless
+    assert agree(other(9, recorded=False), made((5, gap))) is harmless
+
+
+def test_two_sides_that_recorded_nothing_prove_no_rounding() -> None:
+    difference = first_difference(made((5, 0.0), recorded=False), other(9, recorded=False))
+
+    assert difference is not None
+    assert difference.margin is None
+    assert not difference.is_harmless
+    assert "outside the recorded top-k" in difference.sentence
+
+
+def test_a_token_that_one_side_did_not_see_at_all_is_no_rounding() -> None:
+    difference = first_difference(made((5, 0.0)), other(9, gap=0.0, beside=7))
+
+    assert difference is not None
+    assert (difference.margin, difference.is_harmless) == (None, False)
+
+
+def test_only_the_first_difference_counts() -> None:
+    one, two = made((5, 9.0), (6, 0.1), (7, 9.0)), other(5, 9, 8, gap=0.1, beside=6)
+    difference = first_difference(one, two)
+
+    assert difference is not None
+    assert (difference.index, difference.cause, difference.is_harmless) == (1, "tokens", True)
+
+
+def test_a_token_more_is_a_difference_of_length_and_never_rounding() -> None:
+    one = made((5, 0.0), (6, 0.0))
+    two = made((5, 0.0))
+    difference = first_difference(one, two)
+
+    assert difference is not None
+    assert (difference.index, difference.cause, difference.margin) == (1, "length", None)
+    assert not agree(one, two)
+    assert not agree(two, one)
+
+
+def test_the_coarser_side_sets_the_tolerance() -> None:
+    assert agree(made((5, 0.2), precision="float16"), other(9, gap=0.2))  # the other is bfloat16
+    assert not agree(made((5, 0.2), precision="float16"), made((9, 0.2), recorded=False, precision="float16"))

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.errors import SuiteError
+from harness.expectations.content import Contains
+from harness.expectations.stopping import StopsAtEos
 from harness.load import load
 from harness.plan import Check, Plan, plan
 from harness.record import Batch
@@ -184,3 +187,104 @@ tests:
     assert first == second
     assert first.id == second.id
     assert first.id != first.replace(repeat=1).id
+
+
+@pytest.fixture
+def stops_is_over_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """stops_at_eos stands for an expectation that is judged over all prompts of its test."""
+    monkeypatch.setattr(StopsAtEos, "over_set", property(lambda self: True))
+
+
+@pytest.mark.usefixtures("stops_is_over_set")
+def test_what_is_about_all_prompts_has_a_check_of_its_own(planned: Callable[[str], Plan]) -> None:
+    made = planned("tests: [{name: t, prompts: [plain, chat], expect: {stops_at_eos: true, contains: a}}]")
+    checks = [check for check in made.checks if check.target.name == "a-none"]
+
+    assert names(tuple(checks)) == ["a-none::t[plain]", "a-none::t[chat-fr]", "a-none::t[chat-2]", "a-none::t[*]"]
+    assert [check.over_set for check in checks] == [False, False, False, True]
+    assert [list(check.cases[0].expectations) for check in checks] == [["contains"]] * 3 + [["stops_at_eos"]]
+    assert [case.name for case in checks[3].cases] == ["plain", "chat-fr", "chat-2"]
+    assert checks[3].prompt == ""
+    assert [set(case.needs) for check in checks for case in check.cases] == [{"contains"}] * 3 + [{"stops_at_eos"}] * 3
+
+
+@pytest.mark.usefixtures("stops_is_over_set")
+def test_a_test_about_all_prompts_alone_has_one_check(planned: Callable[[str], Plan]) -> None:
+    made = planned("tests: [{name: t, prompts: [plain, chat], expect: {stops_at_eos: true}}]")
+
+    assert names(made.checks) == ["a-none::t[*]", "b-none::t[*]"]
+
+
+@pytest.mark.usefixtures("stops_is_over_set")
+def test_a_pass_rate_is_over_what_is_judged_prompt_by_prompt(planned: Callable[[str], Plan]) -> None:
+    made = planned(
+        "tests: [{name: t, prompts: [plain, chat], expect: {stops_at_eos: true, contains: a, pass_rate: 1}}]"
+    )
+    rate, whole = made.checks[:2]
+
+    assert names((rate, whole)) == ["a-none::t", "a-none::t[*]"]
+    assert (rate.over_set, whole.over_set) == (False, True)
+    assert [list(case.expectations) for case in rate.cases] == [["contains"]] * 3
+
+
+@pytest.mark.usefixtures("stops_is_over_set")
+def test_a_known_failure_of_one_prompt_holds_for_the_check_over_all(planned: Callable[[str], Plan]) -> None:
+    made = planned(
+        """
+tests:
+  - {name: t, prompts: [plain, chat], expect: {stops_at_eos: true}, xfail: [{prompt: chat, reason: known}]}
+"""
+    )
+
+    assert made.checks[0].xfail("cpu") == "known"
+
+
+def test_one_word_may_stand_for_several_expectations(planned: Callable[[str], Plan]) -> None:
+    made = planned("tests: [{name: t, prompts: [plain], expect: {invariants: [no_cache, prefix], contains: a}}]")
+    (case,) = made.checks[0].cases
+
+    assert list(case.expectations) == ["no_cache", "prefix", "contains"]
+    assert [request.generation.use_cache for request in case.needs["no_cache"]] == [None, False]
+
+
+def test_an_expectation_knows_the_folder_of_the_file_that_holds_its_test(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def located(self: Contains, folder: str) -> Contains:
+        return self.model_copy(update={"texts": tuple(f"{folder}/{text}" for text in self.texts)})
+
+    monkeypatch.setattr(Contains, "located", located)
+    monkeypatch.chdir(tmp_path)
+    Path("below").mkdir()
+    tests = "tests: [{name: NAME, prompts: [plain], expect: {contains: file.txt}}]\n"
+    Path("below/parent.yaml").write_text(HEAD + tests.replace("NAME", "inherited"))
+    child = "suite: child\nextends: below/parent.yaml\n" + tests.replace("NAME", "own")
+    Path("child.yaml").write_text(child)
+    made = plan([load("child.yaml")])
+
+    texts = {check.test.name: check.cases[0].expectations["contains"].texts for check in made.checks}  # type: ignore[attr-defined]
+    assert texts == {"inherited": ("below/file.txt",), "own": ("/file.txt",)}
+
+
+def test_the_last_message_may_be_gone_on_with(planned: Callable[[str], Plan]) -> None:
+    prompt = "{messages: [{role: user, content: Hi}, {role: assistant, content: Well}], continue_final_message: true}"
+    made = planned(f"  begun: {prompt}\ntests: [{{name: t, prompts: [begun, chat], expect: {{contains: a}}}}]\n")
+
+    assert [check.cases[0].request.prompt.continued for check in made.checks[:2]] == [True, False]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "says"),
+    [
+        (
+            "{messages: [{role: user, content: Hi}], continue_final_message: true}",
+            "continue_final_message needs messages of which the last is the assistant's",
+        ),
+        ("{text: Hi, continue_final_message: true}", "continue_final_message needs messages"),
+    ],
+)
+def test_only_the_assistants_own_message_can_be_gone_on_with(
+    planned: Callable[[str], Plan], prompt: str, says: str
+) -> None:
+    with pytest.raises(SuiteError, match=says):
+        planned(f"  begun: {prompt}\ntests: [{{name: t, prompts: [begun], expect: {{contains: a}}}}]\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ import pytest
 
 from harness import backends
 from harness.backends.scripted import Scripted
-from harness.errors import LevelUnavailable, ModelUnavailable
+from harness.errors import LevelUnavailable, ModelUnavailable, NotSupported
+from harness.expectations.shorthand import Suspect
 from harness.load import load
-from harness.plan import plan
-from harness.runner import Judged, Runner
+from harness.plan import Case, plan
+from harness.record import Completion, Failure, Request, Text, Verdict
+from harness.runner import Judged, Kept, Runner
 
 HEAD = """
 suite: demo
@@ -242,3 +245,210 @@ def test_suites_share_a_target_only_when_they_generate_alike(
     assert generated == ["good", "good"]
     assert made.counts == {"asked": 3, "distinct": 2, "generated": 2}
     assert len(made.results().records) == 3
+
+
+class Made:
+    """An expectation put together for one test; what it does by default is nothing."""
+
+    catches = ()
+
+    def __init__(self, **does: Any) -> None:
+        self.does = {"then": lambda _: (), "suspects": lambda _: (), "judge": lambda _: Verdict("passed", "")} | does
+        self.not_for, self.over_set = does.get("not_for", {}), does.get("over_set", False)
+
+    def located(self, folder: str) -> Made:
+        return self
+
+    def needs(self, request: Request, peers: Any) -> Any:
+        return (request,)
+
+    def then(self, completions: Any) -> Any:
+        return self.does["then"](completions)
+
+    def judge(self, completions: Any) -> Any:
+        return self.does["judge"](completions)
+
+    def judge_set(self, prompts: Any) -> Any:
+        return self.does["judge_set"](prompts)
+
+    def suspects(self, completions: Any) -> Any:
+        return self.does["suspects"](completions)
+
+
+@pytest.fixture
+def judged(runner: Any) -> Callable[..., Runner]:
+    """Run these expectations, a check for each, or one over the set of prompts."""
+
+    def build(*expectations: Made, prompts: str = "good", **options: Any) -> Runner:
+        body = "tests:\n" + "".join(
+            f"  - {{name: t{n}, prompts: [{prompts}], expect: {{stops_at_eos: true, pass_rate: 1.0}}}}\n"
+            for n, _ in enumerate(expectations)
+        )
+        checks = []
+        for check, expectation in zip(runner(body).checks, expectations, strict=True):
+            cases = tuple(Case(c.name, c.request, {"made": expectation}, {"made": (c.request,)}) for c in check.cases)
+            one = {"over_set": expectation.over_set, "prompt": "" if expectation.over_set else cases[0].name}
+            test = check.test.model_copy(update={"expect": check.test.expect.model_copy(update={"pass_rate": None})})
+            checks.append(dataclasses.replace(check, cases=cases, test=test, **one))
+        made = Runner(checks, **options)
+        list(made.run())
+        return made
+
+    return build
+
+
+def again(completion: Completion, repeat: int) -> Request:
+    return completion.request.replace(repeat=repeat)
+
+
+def test_an_expectation_asks_further_until_it_knows_enough(judged: Any, generated: list[str]) -> None:
+    seen: list[list[int]] = []
+
+    def then(completions: Any) -> Any:
+        seen.append([completion.request.repeat for completion in completions])
+        return [again(completions[0], len(completions))] if len(completions) < 3 else []
+
+    made = judged(Made(then=then, judge=lambda got: Verdict("passed", f"on {len(got)} answers")))
+    (one,) = made.judged
+
+    assert seen == [[0], [0, 1], [0, 1, 2]]
+    assert one.worst.verdict.reason == "on 3 answers"
+    assert len(one.worst.requests) == 3
+    assert generated == ["good"] * 3
+    assert made.counts == {"asked": 3, "distinct": 3, "generated": 3}
+
+
+def test_asking_the_same_again_ends_the_asking(judged: Any, generated: list[str]) -> None:
+    (one,) = judged(Made(then=lambda completions: [again(completions[0], 1), completions[0].request])).judged
+
+    assert (one.status, generated) == ("passed", ["good", "good"])
+
+
+def test_nothing_is_asked_after_an_answer_that_failed(judged: Any) -> None:
+    (one,) = judged(Made(then=lambda completions: pytest.fail("asked")), prompts="broken").judged
+
+    assert (one.status, one.worst.verdict.reason) == ("error", "the cable is out")
+
+
+def test_what_two_checks_ask_on_the_way_is_generated_once(judged: Any, generated: list[str]) -> None:
+    asking = [Made(then=lambda completions: [again(completions[0], 1)]) for _ in range(2)]
+    judged(*asking)
+
+    assert generated == ["good", "good"]
+
+
+def fails(completions: Any) -> Verdict:
+    return Verdict("failed", "it is not well", {}, ("a detail",))
+
+
+def told(completions: Any, *repeats: int) -> list[Suspect]:
+    """Suspects that compare the answer with its repeats; of `flaky` the first repeat is another."""
+    return [Suspect(f"cause {repeat}", completions[0].request, again(completions[0], repeat)) for repeat in repeats]
+
+
+def test_the_first_suspect_that_agrees_is_named_first(judged: Any, generated: list[str]) -> None:
+    (one,) = judged(Made(judge=fails, suspects=lambda got: told(got, 1, 2, 3)), prompts="flaky").judged
+
+    assert one.worst.verdict == Verdict("failed", "it is not well", {}, ("cause   cause 2", "a detail"))
+    assert len(generated) == 3  # the third suspect was not tried
+
+
+def test_where_no_suspect_agrees_that_is_said(judged: Any) -> None:
+    (one,) = judged(Made(judge=fails, suspects=lambda got: told(got, 1)), prompts="flaky").judged
+
+    assert one.worst.verdict.details[0].startswith("cause   none of 1 suspect")
+    assert one.worst.verdict.details[1:] == ("a detail",)
+
+
+def test_a_suspect_that_cannot_be_run_is_passed_over(judged: Any) -> None:
+    def suspects(completions: Any) -> Any:
+        request = completions[0].request
+        return [Suspect("no", request, request.replace(prompt=Text(text="broken"))), *told(completions, 2)]
+
+    (one,) = judged(Made(judge=fails, suspects=suspects)).judged
+
+    assert one.worst.verdict.details[0] == "cause   cause 2"
+
+
+def test_without_suspects_the_verdict_stays_as_it_is(judged: Any) -> None:
+    (one,) = judged(Made(judge=fails)).judged
+
+    assert one.worst.verdict.details == ("a detail",)
+
+
+@pytest.mark.parametrize("status", ["passed", "error", "skipped"])
+def test_only_a_failure_is_looked_into(judged: Any, status: Any) -> None:
+    suspects = {"suspects": lambda completions: pytest.fail("looked into")}
+    (one,) = judged(Made(judge=lambda _: Verdict(status, "so it is"), **suspects)).judged
+
+    assert one.status == status
+
+
+def with_facts(**facts: Any) -> Callable[..., Any]:
+    """A way to load that changes what the target says it is."""
+
+    def load_with(target: Any, **kwargs: Any) -> Any:
+        backend = backends.load(target, **kwargs)
+        backend.facts = dataclasses.replace(backend.facts, **facts)
+        return backend
+
+    return load_with
+
+
+def test_what_does_not_apply_to_the_model_is_skipped_and_not_generated(judged: Any, generated: list[str]) -> None:
+    reason = {"not_for": {"other": "never", "encoder_decoder": "it does not go on from its prompt"}}
+    made = judged(Made(**reason), Made(), load=with_facts(traits=("encoder_decoder",)))
+    (no, yes) = made.judged
+
+    assert (no.status, no.worst.verdict.reason) == ("skipped", "it does not go on from its prompt")
+    assert yes.status == "passed"
+    assert made.counts["generated"] == len(generated) == 1
+
+
+def test_what_the_backend_cannot_do_is_skipped(judged: Any) -> None:
+    class Unable(Scripted):
+        def generate(self, requests: Any) -> Any:
+            return [Failure(request, NotSupported.kind, "no such attention here") for request in requests]
+
+    (one,) = judged(Made(), load=lambda target, **_: Unable(target)).judged
+
+    assert (one.status, one.worst.verdict.reason) == ("skipped", "no such attention here")
+
+
+def test_a_set_of_prompts_has_one_verdict(judged: Any) -> None:
+    def judge_set(prompts: Any) -> Verdict:
+        texts = [completion.text for _, completions in prompts for completion in completions]
+        return Verdict("failed", f"{len(prompts)} prompts: {texts}", {}, ("a detail",))
+
+    together = Made(judge_set=judge_set, over_set=True)
+    (one,) = judged(together, prompts="good, ramble, flaky").judged
+    (record,) = one.records
+
+    assert record.verdict.reason == "3 prompts: ['yes', 'a b c d', 'yes']"
+    assert (record.prompt, record.text, len(record.requests)) == ("", "", 3)
+
+
+def test_a_set_with_a_prompt_that_failed_is_an_error(judged: Any) -> None:
+    together = Made(judge_set=lambda prompts: Verdict("passed", ""), over_set=True)
+    (one,) = judged(together, prompts="good, broken").judged
+
+    assert (one.status, one.worst.verdict.reason) == ("error", "the cable is out")
+
+
+def test_a_set_that_does_not_apply_to_the_model_is_skipped(judged: Any) -> None:
+    together = Made(judge_set=lambda prompts: Verdict("passed", ""), over_set=True, not_for={"mute": "it is mute"})
+    (one,) = judged(together, prompts="good, flaky", load=with_facts(traits=("mute",))).judged
+
+    assert (one.status, one.worst.verdict.reason) == ("skipped", "it is mute")
+
+
+def test_a_kept_backend_outlives_the_run(runner: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (check,) = runner("tests: [{name: stops, prompts: [good], expect: {stops_at_eos: true}}]").checks
+    backend = backends.load(check.target)
+    monkeypatch.setattr(backend, "close", lambda: pytest.fail("closed"))
+    made = Runner([check], load=lambda *_, **__: Kept(backend))
+    (one,) = made.run()
+    made.close()
+
+    assert one.status == "passed"
+    assert made.results().facts == (backend.facts,)

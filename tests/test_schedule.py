@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from harness.inputs import GREEDY, Generation
 from harness.record import Batch, Request, Text
 from harness.schedule import PADDING_BUDGET, batches, unite
@@ -94,3 +96,60 @@ def test_repeats_are_never_united() -> None:
     first, second = request(5, layout="alone"), request(5, layout="alone", repeat=1)
 
     assert unite([first, second]) == {first: first, second: second}
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "score"},
+        {"kind": "render"},
+        {"kind": "processed"},
+        {"kind": "bare_generate"},
+        {"resume_after": 2},
+        {"layout": "alone"},
+    ],
+    ids=str,
+)
+def test_what_is_no_plain_generation_is_answered_one_by_one(fields: dict[str, Any]) -> None:
+    requests = [request(5, f"w{n}", **fields) for n in range(3)]
+
+    assert cut(requests, rows=4) == cut(requests, rows=4, exact=False) == [(one,) for one in requests]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"attention": "eager"}, {"float32": True}, {"kind": "score"}, {"resume_after": 2}, {"resume_after": 3}],
+    ids=str,
+)
+def test_one_that_runs_in_another_way_shares_no_batch(fields: dict[str, Any]) -> None:
+    layout = Batch((Text(text="w w w w w "), Text(text="x")))
+    for plain in (request(5), request(5, layout=layout)):
+        assert cut([plain, plain.replace(**fields)]) == [(plain,), (plain.replace(**fields),)]
+
+
+@pytest.mark.parametrize("fields", [{"attention": "eager"}, {"float32": True}], ids=str)
+def test_those_that_run_in_the_same_other_way_do(fields: dict[str, Any]) -> None:
+    assert [len(batch) for batch in cut([request(5, f"w{n}", **fields) for n in range(3)])] == [3]
+
+
+def test_two_rows_of_one_batch_are_two_requests_of_one_run() -> None:
+    one = request(5)
+    layout = Batch((one.prompt, Text(text="x"), one.prompt))
+    first, last = (one.replace(layout=layout, row=row) for row in (0, 2))
+
+    assert cut([first, last]) == [(first, last)]
+    assert first.id != last.id
+
+
+@pytest.mark.parametrize("change", [{"pad_token_id": 7}, {"attention_mask": False}, {"padding": "right"}], ids=str)
+def test_a_batch_that_is_laid_out_otherwise_is_another(change: dict[str, Any]) -> None:
+    one = request(5)
+    rows = (one.prompt, Text(text="x"))
+
+    assert len(cut([one.replace(layout=Batch(rows)), one.replace(layout=Batch(rows, **change))])) == 2
+
+
+def test_one_that_runs_in_another_way_is_not_answered_by_a_plain_one() -> None:
+    plain, eager = request(5, layout="alone"), request(5, attention="eager")
+
+    assert unite([plain, eager]) == {plain: plain, eager: eager}

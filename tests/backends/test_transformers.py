@@ -474,3 +474,334 @@ def test_on_cuda_memory_is_the_devices_and_is_given_back(tiny: Any, load: Any) -
     assert backend.facts.weight_bytes < completion.memory_bytes < backend.facts.weight_bytes + 2**30
     backend.close()
     assert torch.cuda.memory_allocated() < 2**20
+
+
+def prompt_of(backend: Any, prompt: Text = SHORT) -> Any:
+    import torch
+
+    return torch.tensor([backend.tokenizer(prompt.text)["input_ids"]])
+
+
+@pytest.fixture
+def fed(load: Any) -> Callable[[Any], list[list[list[int]]]]:
+    """Everything that the model is fed from now on, call by call."""
+
+    def listen(backend: Any) -> list[list[list[int]]]:
+        calls: list[list[list[int]]] = []
+
+        def keep(module: Any, args: Any, arguments: Any) -> None:
+            calls.append(arguments["input_ids"].tolist())
+
+        backend.model.register_forward_pre_hook(keep, with_kwargs=True)
+        return calls
+
+    return listen
+
+
+def test_processed_scores_are_those_of_the_processors_by_hand(tiny: Any, load: Any) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    sampling = {"temperature": 0.5, "top_k": 20, "top_p": 0.8, "repetition_penalty": 1.5}
+    generation = Generation(do_sample=True, max_new_tokens=4, **sampling)
+    completion = one(backend, Request(SHORT, generation, "alone", kind="processed"))
+    ids = prompt_of(backend)
+    with torch.inference_mode():
+        raw = backend.model(ids).logits[0, -1]
+
+    scores, seen = raw.clone(), ids[0]
+    scores[seen] = torch.where(scores[seen] < 0, scores[seen] * 1.5, scores[seen] / 1.5)
+    best = (scores / 0.5).topk(20)
+    before = best.values.softmax(-1).cumsum(-1) - best.values.softmax(-1)  # of probability, likelier than each
+    expected = torch.full_like(raw, -torch.inf)
+    kept = best.indices[before < 0.8]
+    expected[kept] = best.values[before < 0.8]
+
+    assert 1 < len(kept) < 20
+    assert list(completion.raw_logits) == pytest.approx(raw.tolist(), abs=1e-4)
+    assert list(completion.processed_logits) == pytest.approx(expected.tolist(), abs=1e-4)
+    assert completion.new_tokens == 0
+    assert {name: completion.generation_config[name] for name in sampling} == sampling
+
+
+def test_greedy_processes_nothing(tiny: Any, load: Any) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # it is not to reach the model
+        completion = one(backend, Request(SHORT, GREEDY, "alone", kind="processed"))
+    with torch.inference_mode():
+        raw = backend.model(prompt_of(backend)).logits[0, -1]
+
+    assert list(completion.processed_logits) == list(completion.raw_logits)
+    assert list(completion.raw_logits) == pytest.approx(raw.tolist(), abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2", "mistral"])
+@pytest.mark.parametrize("arguments", [{}, {"min_new_tokens": 12, "repetition_penalty": 1.5}], ids=str)
+def test_a_resumed_cache_gives_what_one_call_gives(
+    tiny: Any, load: Any, fed: Any, architecture: str, arguments: dict[str, Any]
+) -> None:
+    backend = load(tiny(architecture))
+    if not arguments:
+        backend.model.generation_config.eos_token_id = None
+    request = Request(SHORT, Generation(do_sample=False, max_new_tokens=12, **arguments), "alone")
+    whole = one(backend, request)
+    calls = fed(backend)
+    resumed = one(backend, request.replace(resume_after=5))
+
+    assert whole.new_tokens == 12
+    assert (resumed.ids, resumed.finish) == (whole.ids, whole.finish)
+    assert [step.logprob for step in resumed.steps] == pytest.approx([step.logprob for step in whole.steps], abs=1e-4)
+    assert [len(rows[0]) for rows in calls] == [3, *[1] * 11]  # the prompt once, and no token twice
+
+
+def test_an_end_before_the_second_call_is_the_end(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    free = one(backend, Request(SHORT, GREEDY))
+    backend.model.generation_config.eos_token_id = free.ids[2]
+    whole = one(backend, Request(SHORT, GREEDY, "alone"))
+
+    for first in (whole.new_tokens, whole.new_tokens + 2):
+        resumed = one(backend, Request(SHORT, GREEDY, "alone", resume_after=first))
+        assert (resumed.ids, resumed.finish, len(resumed.steps)) == (whole.ids, "eos", whole.new_tokens)
+
+
+def test_what_holds_eos_back_holds_in_both_calls(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    free = one(backend, Request(SHORT, GREEDY))
+    backend.model.generation_config.eos_token_id = free.ids[2]
+
+    for least in (4, 9):
+        held = Generation(do_sample=False, max_new_tokens=12, min_new_tokens=least)
+        whole = one(backend, Request(SHORT, held, "alone"))
+        assert whole.new_tokens > least - 1
+        assert one(backend, Request(SHORT, held, "alone", resume_after=6)).ids == whole.ids
+
+
+def test_without_a_cache_there_is_nothing_to_go_on_with(tiny: Any, load: Any) -> None:
+    uncached = Generation(do_sample=False, max_new_tokens=12, use_cache=False)
+
+    assert failure(load(tiny("llama")), Request(SHORT, uncached, "alone", resume_after=2)).kind == "not_supported"
+
+
+def test_a_request_may_ask_for_another_attention(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    eager = one(backend, Request(SHORT, GREEDY, attention="eager"))
+    loaded = one(load(tiny("llama"), attention="eager"), Request(SHORT, GREEDY))
+
+    assert (eager.attention, one(backend, Request(SHORT, GREEDY)).attention) == ("eager", "sdpa")
+    assert eager.ids == loaded.ids
+    assert [step.logprob for step in eager.steps] == [step.logprob for step in loaded.steps]
+    refused = failure(backend, Request(SHORT, GREEDY, attention="no_such_attention"))
+    assert (refused.kind, refused.message.split(":")[0]) == (
+        "not_supported",
+        "attention no_such_attention cannot be used here",
+    )
+
+
+def test_a_request_may_ask_for_float32(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"), dtype="bfloat16")
+    coarse, fine = (one(backend, Request(SHORT, GREEDY, "alone", float32=float32)) for float32 in (False, True))
+    logprobs = [step.logprob for step in fine.steps]
+    backend.model.float()
+    ids, expected = greedy_by_hand(backend, fine.prompt_ids, 12)
+
+    assert (coarse.precision, fine.precision) == ("bfloat16", "float32")
+    assert list(fine.ids) == ids
+    assert logprobs == pytest.approx([float(row[token]) for row, token in zip(expected, ids, strict=True)], abs=1e-4)
+    assert logprobs[0] != coarse.steps[0].logprob
+
+
+def test_float32_of_quantized_weights_is_not_to_be_had(tiny: Any, load: Any) -> None:
+    refused = failure(load(tiny("llama"), "int8"), Request(SHORT, GREEDY, float32=True))
+
+    assert (refused.kind, refused.message) == ("not_supported", "int8 weights cannot be cast to float32")
+
+
+def test_all_sampled_sequences_come_back(tiny: Any, load: Any) -> None:
+    import torch
+
+    backend = load(tiny("llama"))
+    generation = Generation(do_sample=True, temperature=5.0, max_new_tokens=6, num_return_sequences=3, seed=4)
+    completion = one(backend, Request(SHORT, generation, "alone"))
+    torch.manual_seed(4)
+    by_hand = backend.model.generate(
+        prompt_of(backend), do_sample=True, temperature=5.0, max_new_tokens=6, num_return_sequences=3, pad_token_id=0
+    )[:, 3:]
+
+    assert len({returned.ids for returned in completion.returned}) == 3
+    for returned, row in zip(completion.returned, by_hand.tolist(), strict=True):
+        assert list(returned.ids) == row[: len(returned.ids)]
+        assert set(row[len(returned.ids) :]) <= {0}
+        assert returned.text == backend.tokenizer.decode(returned.ids, skip_special_tokens=True)
+        assert returned.score is None
+    assert completion.ids == completion.returned[0].ids
+    assert len(completion.steps) == completion.new_tokens
+
+
+def test_all_returned_beams_come_back_with_their_scores(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    beams = {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 6}
+    request = Request(SHORT, Generation(do_sample=False, **beams))
+    first, second = (one(backend, request.replace(prompt=text)) for text in (SHORT, LONG))
+    together = backend.generate([request, request.replace(prompt=LONG)])
+    by_hand = backend.model.generate(
+        prompt_of(backend),
+        **beams,
+        do_sample=False,
+        pad_token_id=0,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+
+    assert [returned.score for returned in first.returned] == pytest.approx(by_hand.sequences_scores.tolist(), abs=1e-4)
+    for returned, row in zip(first.returned, by_hand.sequences[:, 3:].tolist(), strict=True):
+        assert list(returned.ids) == row[: len(returned.ids)]
+    assert first.returned[0].ids != first.returned[1].ids
+    for alone, batched in zip((first, second), together, strict=True):
+        assert [returned.ids for returned in batched.returned] == [returned.ids for returned in alone.returned]
+
+
+def test_one_sequence_is_no_list_of_sequences(tiny: Any, load: Any) -> None:
+    assert one(load(tiny("llama")), Request(SHORT, GREEDY)).returned == ()
+
+
+def test_what_stands_after_a_rows_own_end_is_kept_apart(tiny: Any, load: Any) -> None:
+    backend = load(tiny("llama"))
+    free = one(backend, Request(SHORT, GREEDY))
+    backend.model.generation_config.eos_token_id = free.ids[2]
+    layout = Batch((SHORT, LONG))
+    stopped, longest = backend.generate([Request(text, GREEDY, layout) for text in (SHORT, LONG)])
+
+    assert stopped.new_tokens < longest.new_tokens
+    assert stopped.tail == (0,) * (longest.new_tokens - stopped.new_tokens)  # 0 pads
+    assert longest.tail == ()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cache"),
+    [({}, "DynamicCache"), ({"cache_implementation": "static"}, "StaticCache"), ({"use_cache": False}, "none")],
+    ids=str,
+)
+def test_the_cache_that_was_really_used_is_recorded(
+    tiny: Any, load: Any, arguments: dict[str, Any], cache: str
+) -> None:
+    backend = load(tiny("llama"))
+    plain = one(backend, Request(SHORT, GREEDY))
+    completion = one(backend, Request(SHORT, GREEDY.model_copy(update=arguments)))
+
+    assert (completion.cache, completion.ids) == (cache, plain.ids)
+
+
+@pytest.mark.parametrize("arguments", [{"prompt_lookup_num_tokens": 3}, {"assistant_early_exit": 1}], ids=str)
+def test_speculative_decoding_gives_the_tokens_without_recorded_steps(
+    tiny: Any, load: Any, arguments: dict[str, Any]
+) -> None:
+    backend = load(tiny("llama"))
+    plain = one(backend, Request(SHORT, GREEDY))
+    drafted = one(backend, Request(SHORT, GREEDY.model_copy(update=arguments)))
+
+    assert (drafted.ids, drafted.steps) == (plain.ids, ())
+    assert {name: drafted.generation_config[name] for name in ("max_new_tokens", "do_sample")} == {
+        "max_new_tokens": 12,
+        "do_sample": False,
+    }
+    assert one(backend, Request(SHORT, GREEDY)).ids == plain.ids
+
+
+ENCODER_DECODERS = ["t5", "bart"]
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+def test_an_encoder_decoder_generates_what_a_loop_by_hand_generates(tiny: Any, load: Any, architecture: str) -> None:
+    import torch
+
+    backend = load(tiny(architecture))
+    config = backend.model.generation_config
+    config.forced_eos_token_id = config.eos_token_id = None  # bart ends at the limit, whatever it would say
+    completion = one(backend, Request(SHORT, GREEDY))
+    row, logprobs = [config.decoder_start_token_id], []
+    with torch.inference_mode():
+        for _ in range(12):
+            inputs = {"input_ids": prompt_of(backend), "decoder_input_ids": torch.tensor([row])}
+            logits = backend.model(**inputs, use_cache=False).logits[0, -1]
+            if len(row) == 1 and config.forced_bos_token_id is not None:
+                logits = torch.full_like(logits, -torch.inf).index_fill(0, torch.tensor(config.forced_bos_token_id), 0)
+            row.append(int(logits.argmax()))
+            logprobs.append(float(logits.log_softmax(-1).max()))
+
+    assert list(completion.ids) == row[1:]
+    assert completion.prompt_ids == tuple(prompt_of(backend)[0].tolist())
+    assert completion.cache == "EncoderDecoderCache"
+    assert [step.logprob for step in completion.steps][1:] == pytest.approx(logprobs[1:], abs=1e-4)
+
+
+@pytest.mark.parametrize("architecture", ENCODER_DECODERS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_an_encoder_changes_nothing_on_the_side_it_knows(
+    tiny: Any, load: Any, architecture: str, side: Any
+) -> None:
+    backend = load(tiny(architecture))
+    alone = one(backend, Request(SHORT, GREEDY, "alone"))
+    padded = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG), side)))
+
+    assert (padded.pads, padded.padding) == (17, side)
+    if side == "right" or architecture == "t5":  # bart's positions are counted from the left, pads and all
+        assert padded.ids == alone.ids
+
+
+@pytest.mark.parametrize(
+    ("architecture", "traits"),
+    [("llama", ()), ("t5", ("encoder_decoder",)), ("bart", ("encoder_decoder",)), ("dynamic_llama", ("dynamic_rope",))],
+)
+def test_traits_tell_what_does_not_apply(tiny: Any, load: Any, architecture: str, traits: tuple[str, ...]) -> None:
+    assert load(tiny(architecture)).facts.traits == traits
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("t5 does not support prompt lookup"), "not_supported"),
+        (NotImplementedError("unsupported cache"), "not_supported"),
+        (ValueError("this is wrong"), "error"),
+        (RuntimeError("this device does not support it"), "error"),
+        (TypeError("unsupported operand type(s) for +: 'int' and 'NoneType'"), "error"),
+        (TypeError("'tuple' object does not support item assignment"), "error"),
+    ],
+    ids=str,
+)
+def test_only_what_the_library_refuses_is_not_supported(
+    tiny: Any, load: Any, monkeypatch: pytest.MonkeyPatch, error: Exception, kind: str
+) -> None:
+    def refuse(**_: Any) -> Any:
+        raise error
+
+    backend = load(tiny("llama"))
+    monkeypatch.setattr(backend.model, "generate", refuse)
+    answer = failure(backend, Request(SHORT, GREEDY))
+
+    assert (answer.kind, answer.message) == (kind, f"{type(error).__name__}: {error}")
+
+
+def test_a_batch_may_be_padded_with_another_token(tiny: Any, load: Any, fed: Any) -> None:
+    backend = load(tiny("llama"))
+    alone = one(backend, Request(SHORT, GREEDY, "alone"))
+    calls = fed(backend)
+    padded = one(backend, Request(SHORT, GREEDY, Batch((SHORT, LONG), pad_token_id=77)))
+
+    assert calls[0][0] == [77] * 17 + list(alone.prompt_ids)
+    assert padded.ids == alone.ids
+    assert padded.generation_config["pad_token_id"] == 77
+
+
+def test_ids_are_gone_on_with_as_they_stand(tiny: Any, load: Any, fed: Any) -> None:
+    backend = load(tiny("llama", bos=True))
+    calls = fed(backend)
+    whole = one(backend, Request(SHORT, GREEDY, "alone"))
+    assert whole.prompt_ids[0] == 2
+    rest = one(backend, Request(Text(ids=(*whole.prompt_ids, *whole.ids[:3])), GREEDY, "alone"))
+
+    assert rest.prompt_ids == (*whole.prompt_ids, *whole.ids[:3])
+    assert [list(rest.prompt_ids)] in calls  # no second BOS
+    assert rest.ids[:9] == whole.ids[3:]
