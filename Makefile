@@ -2,6 +2,7 @@
 # make test            the tests of the harness
 # make check           formatting, lint, types
 # make suites          the suites of this repository, through pytest
+# make selftest        whether those suites catch the faults that are planted in the model
 # make transformers4   the tests and suites with the last transformers 4
 #
 # PYTHON=python3.13 make test takes another interpreter; `make clean` removes the environments.
@@ -16,7 +17,7 @@ SETUP = pyproject.toml constraints.txt
 PINS4 = transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2 datasets==5.0.1 fsspec==2026.6.0
 DROP4 = transformers|tokenizers|huggingface_hub|datasets|fsspec|httpx2|httpcore2
 
-.PHONY: demo test check suites transformers4 clean
+.PHONY: demo test check suites selftest transformers4 clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/harness run suites/basics.yaml
@@ -31,6 +32,9 @@ check: $(VENV)/.installed-dev
 
 suites: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest suites/
+
+selftest: $(VENV)/.installed-dev
+	$(VENV)/bin/harness selftest suites/ --quick
 
 transformers4: $(VENV4)/.installed-dev
 	$(VENV4)/bin/python -m pytest tests suites

@@ -129,19 +129,24 @@ GUARDS: Mapping[str, str] = {
     "P5": "warnings are counted and kept with each completion",
     "P9": "NaN or Inf in the logits is an error that names the first step",
     "P12": "a row ends at its own end; what fills it afterwards is kept apart",
+    "Q3": "quantized layers are compared with their own dequantized weights when a target is loaded",
+    "Q5": "the device is recorded with each target; `only: {device: …}` binds a test to one",
     "Q2": "module types and dtypes of the loaded weights are recorded with each target",
     "T7": "an id without an embedding is refused before it runs",
 }
 
 # Rows that cannot be told on a model of the user's, or not yet, each with the reason.
 OUT_OF_REACH: Mapping[str, str] = {
-    "C4": "saving is not a part of generating; `harness lint` tells it from the file",
     "C6": "about code that sets model.config; the harness never does",
     "C7": "about code that calculates with fields of GenerationConfig; the harness does not",
+    "K5": "such a cache rounds by design and needs a package of its own; judge what the model says under "
+    "`cache_implementation: quantized`",
     "K7": "about code that indexes past_key_values; the harness hands the cache on as it is",
-    "L2": "an exception of one release; `bare_call` records what the installed one does",
     "L5": "prompts are text or messages; the harness has no requests by embeddings",
     "M1": "speed is compared side by side in one run, which is the business of comparing targets",
+    "N1": "it takes the same weights loaded twice: hold `device: cuda:0` and `device: auto` to one suite",
+    "Q4": "it takes distributions against a baseline, the business of comparing targets; `metric` sees what "
+    "reaches the text",
     "N3": "only transformers is run",
     "T3": "about code that calls apply_chat_template; the harness asks for text, which is the same everywhere",
     "X2": "strategies that need code from the network are refused by the closed set of generation arguments",

@@ -62,21 +62,25 @@ def rate(
     xfail: str,
 ) -> Record:
     """One verdict over all prompts of the test. What does not apply to this target has no part in it."""
-    given = [(case, verdict) for case, by_name in judged for verdict, _ in by_name.values()]
-    verdicts = [(case, verdict) for case, verdict in given if verdict.status != "skipped"]
-    if not verdicts:
-        return record(check, "pass_rate", given[0][1])
+    applied = [
+        (case.name, verdicts)
+        for case, by_name in judged
+        if (verdicts := [verdict for verdict, _ in by_name.values() if verdict.status != "skipped"])
+    ]
+    if not applied:
+        return record(check, "pass_rate", next(verdict for verdict, _ in judged[0][1].values()))
     answers = [answer for _, by_name in judged for _, some in by_name.values() for answer in some]
-    worst = {case.name: verdict for case, verdict in verdicts if verdict.status != "passed"}
-    error = next(((name, verdict) for name, verdict in worst.items() if verdict.status == "error"), None)
+    unmet = [(name, verdict) for name, verdicts in applied for verdict in verdicts if verdict.status != "passed"]
+    error = next(((name, verdict) for name, verdict in unmet if verdict.status == "error"), None)
     if error:
         verdict = Verdict("error", f"prompt {error[0]} could not be judged: {error[1].reason}", error[1].numbers)
         return record(check, "pass_rate", verdict, answers, xfail)
-    met = len(judged) - len(worst)
-    reason = f"{met} of {len(judged)} prompts meet it ({met / len(judged):.0%}), at least {wanted:.0%} wanted"
+    worst = dict(unmet)
+    met = len(applied) - len(worst)
+    reason = f"{met} of {len(applied)} prompts meet it ({met / len(applied):.0%}), at least {wanted:.0%} wanted"
     details = tuple(f"{name}: {verdict.reason}" for name, verdict in worst.items())
-    numbers = {"met": met, "prompts": len(judged), "wanted": wanted}
-    status: Status = "passed" if met / len(judged) >= wanted else "failed"
+    numbers = {"met": met, "prompts": len(applied), "wanted": wanted}
+    status: Status = "passed" if met / len(applied) >= wanted else "failed"
     return record(check, "pass_rate", Verdict(status, reason, numbers, details), answers, xfail)
 
 

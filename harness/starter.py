@@ -51,9 +51,8 @@ def starter(data: Mapping[str, Any], records: Sequence[Record]) -> str:
     tests = [made for test in data["tests"] if (made := _kept(test, records))]
     head = {key: value for key, value in data.items() if key not in ("suite", "tests")}
     lines = [
-        "# yaml-language-server: $schema=./suite.schema.json",
         "# Written from what the model did. Read it, and change what is not what you want: a known failure (xfail)",
-        "# is a fault that was there, and `values` under bare_call are what this version of transformers does.",
+        "# is a fault that was there, and under bare_call stands what this version of transformers does.",
         "",
         _yaml({"suite": data["suite"], "description": f"What {data['suite']} does now, to be held to."}),
         _yaml(head),
@@ -64,8 +63,16 @@ def starter(data: Mapping[str, Any], records: Sequence[Record]) -> str:
     return "\n".join(lines) + "\n"
 
 
+class _Dumper(yaml.SafeDumper):
+    """Lists of names on one line, as people write them."""
+
+    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> yaml.SequenceNode:
+        names = all(isinstance(item, (str, int)) for item in sequence)
+        return super().represent_sequence(tag, sequence, flow_style=names or flow_style)
+
+
 def _yaml(value: Any) -> str:
-    dumped: str = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=110)
+    dumped: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
     return dumped.rstrip("\n") + ("\n" if isinstance(value, dict) else "")
 
 

@@ -83,7 +83,7 @@ class PaddingInvariant(Written):
     """Padded in a ragged batch, the prompt gives the same tokens as alone."""
 
     value_field: ClassVar[str] = ""
-    catches: ClassVar[tuple[str, ...]] = ("P1", "P2", "P4", "P9", "P11", "P13")
+    catches: ClassVar[tuple[str, ...]] = ("P1", "P2", "P4", "P7", "P8", "P9", "P11", "P13")
     side: Literal["left", "right", "shipped"] = Field(
         "left",
         description="left; right; or shipped: the side of the tokenizer (or model.padding_side), as a pipeline pads.",

@@ -63,6 +63,7 @@ class Invariant(Written):
 class LeftPadding(PaddingInvariant):
     """In a left-padded batch the prompt gives the same tokens as alone."""
 
+    catches: ClassVar[tuple[str, ...]] = ("P2", "P8", "P9", "P13")
     not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
@@ -119,7 +120,7 @@ class DuplicateRows(Invariant):
 class OneForward(Invariant):
     """Cached generation gives the argmax of one forward pass, without cache, over what it produced."""
 
-    catches: ClassVar[tuple[str, ...]] = ("K2", "K8", "P6")
+    catches: ClassVar[tuple[str, ...]] = ("K2", "K8")
     not_for: ClassVar[Mapping[str, str]] = EVERY_LENGTH | DECODER_ONLY
     others: ClassVar[tuple[str, ...]] = ("as the argmax of one forward pass without cache",)
 
@@ -270,7 +271,7 @@ class TopKOne(Invariant):
 class InferredMask(Invariant):
     """Without an attention mask a single prompt gives the same tokens: no token of it is taken for padding."""
 
-    catches: ClassVar[tuple[str, ...]] = ("P4", "P6", "P7")
+    catches: ClassVar[tuple[str, ...]] = ("P6",)
     others: ClassVar[tuple[str, ...]] = ("without an attention mask",)
 
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:

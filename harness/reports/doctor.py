@@ -79,7 +79,7 @@ def _failed(name: str, records: Sequence[Record]) -> Iterator[str]:
     among = f" ({len(bad)} of {len(records)} prompts)" if len(records) > 1 else ""
     yield visible(first.reason) + among
     yield from (visible(line) for line in first.details)
-    if name in REMEDIES:
+    if name in REMEDIES and not any(line.startswith("remedy") for line in first.details):
         yield f"remedy  {REMEDIES[name]}"
 
 

@@ -109,6 +109,7 @@ def save_model(
     chat: bool = True,
     spells: bool = False,
     bos: bool = False,
+    ends: bool = True,
     **config: Any,
 ) -> Path:
     import torch
@@ -125,6 +126,9 @@ def save_model(
     kind = AutoModelForSeq2SeqLM if made_of.is_encoder_decoder else AutoModelForCausalLM
     made = kind.from_config(made_of)
     spread(made, SPREAD.get(architecture, {}))
+    if not ends:
+        with torch.no_grad():
+            made.get_output_embeddings().weight[1] = 0  # among wide logits, one of zero is never the largest
     made.save_pretrained(folder)
     words = byte_tokenizer() if spells else tokenizer(pad_token="<pad>")
     if bos:

@@ -21,8 +21,6 @@ QUICK = ("llama", "gpt2", "mistral", "qwen3", "gemma2", "phi", "mamba", "bart")
 SLOW = ("opt", "gpt_neox", "mixtral", "qwen2", "gemma3_text", "bloom", "falcon", "t5")
 ARCHITECTURES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 ALL = [name for name in INVARIANTS if name not in BY_NAME_ONLY]
-NO_END = 10_000  # an EOS id that no model can say: every output has its full length
-
 # Longer than the window of sliding attention (16), and growing beyond it; for a tokenizer of bytes, a word is three.
 WORDS = {"short": "w13 w4 w15 w6 w27 w8 w39 w10 w21 w5", "long": " ".join(f"w{number * 7 % 90}" for number in range(24))}
 BYTES = {"short": "w1 w2 w3 w4", "long": "w13 w4 w15 w6 w27"}
@@ -94,7 +92,7 @@ def judge(tiny: Callable[..., Path], tmp_path: Path) -> Judge:
     def judged(architecture: str, names: Any = "all", prompts: Mapping[str, str] | None = None, **config: Any) -> Any:
         file = tmp_path / f"{architecture}.yaml"
         prompts = prompts or (BYTES if architecture == "qwen2" else WORDS)
-        path = tiny(architecture, **({"eos_token_id": NO_END} | config))
+        path = tiny(architecture, ends=False, **config)
         file.write_text(SUITE.format(path=path, names=names, **prompts))
         runner = Runner(plan([load_suite(file)]).checks)
         records = [record for judged in runner.run() for record in judged.records]

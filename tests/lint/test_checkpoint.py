@@ -109,6 +109,10 @@ def test_what_auto_means_is_told_where_it_is_not_float32(make: Make, found: Foun
     assert [finding.severity for finding in found(folder, "dtype", suite(5))] == ["note"]
 
 
+def test_quantized_weights_are_of_another_type_by_design(make: Make, found: Found) -> None:
+    assert not found(make(config={"dtype": "float16", "quantization_config": {"quant_method": "gptq"}}), "dtype")
+
+
 def test_a_vocabulary_of_another_size_than_the_embedding(make: Make, found: Found) -> None:
     [finding] = found(make(config={"vocab_size": 300}), "vocabulary")
     assert (finding.severity, "vocab_size 300, the embedding has 261 rows" in finding.message) == ("error", True)

@@ -195,3 +195,5 @@ def test_a_suite_without_any_length_is_told_the_default(make: Make, found: Found
     [finding] = found(folder, "lengths", suite(do_sample="false"))
     assert (finding.severity, "default of 20" in finding.message) == ("note", True)
     assert not found(folder, "lengths")
+    (folder / "generation_config.json").write_text('{"eos_token_id": 1, "max_new_tokens": 7}')
+    assert not found(folder, "lengths", suite(do_sample="false"))

@@ -129,6 +129,18 @@ def test_a_template_that_cannot_continue_is_an_error_only_where_that_is_asked(ma
     assert (finding.severity, "leaves out the message that is to be gone on with" in finding.message) == ("error", True)
 
 
+def test_a_beginning_that_the_template_changes_is_an_error_only_where_it_is_gone_on_with(
+    make: Make, found: Found
+) -> None:
+    folder = make(template="{% for m in messages %}{{ m.content | upper }}<|end|>{% endfor %}")
+    turns = "[{role: user, content: Hi}, {role: assistant, content: so}]"
+    continued = f"a: {{continue_final_message: true, messages: {turns}}}, b: x"
+    said = "the template leaves out the assistant's beginning"
+    for prompts, severity in ((CHATS, "warning"), (continued, "error")):
+        [finding] = [one for one in found(folder, "prompts", suite(prompts)) if said in one.message]
+        assert finding.severity == severity
+
+
 def test_a_pad_token_in_a_prompt_is_told_where_it_stands(make: Make, found: Found) -> None:
     folder = make(settings={"pad_token": "<|end|>"})
     [finding] = [one for one in found(folder, "careless", suite(MIXED)) if "pad token" in one.message]
