@@ -233,15 +233,15 @@ def _folder(model: Model) -> tuple[Path, bool] | str:
         return _converted(path.absolute())
     if path.exists():
         return f"{path} is neither a folder nor a GGUF file"
-    if sources._looks_local(model.path):
-        raise sources._missing(path.absolute(), model.path)
+    if sources.looks_local(model.path):
+        raise sources.missing(path.absolute(), model.path)
     return _snapshot(model)
 
 
 def _from_wheel(rest: str) -> Path | None:
     """The file of a wheel that is installed or was unpacked before; None where it would have to be fetched."""
-    match = packages._WHEEL.fullmatch(rest)
-    if match and match["sha256"] and not packages._installed(match["name"], match["version"], match["file"]):
+    match = packages.WHEEL.fullmatch(rest)
+    if match and match["sha256"] and not packages.installed_file(match["name"], match["version"], match["file"]):
         kept = convert.cache_root() / "wheels" / match["sha256"][:32] / Path(match["file"]).name
         return kept if kept.is_file() else None
     return packages.from_wheel(rest, lambda _: None)  # installed, or refused with its reason
@@ -249,8 +249,8 @@ def _from_wheel(rest: str) -> Path | None:
 
 def _converted(gguf: Path) -> tuple[Path, bool] | str:
     if any((convert.cache_root() / "models").glob(f"*/{convert.SOURCE_FILE}")):  # else the digest is for nothing
-        convert._check_magic(gguf)
-        if found := convert._converted(convert.sha256_of(gguf)):
+        convert.check_magic(gguf)
+        if found := convert.converted_folder(convert.sha256_of(gguf)):
             return found[0], False
     return f"{gguf.name} is not converted yet: `harness run` converts it once"
 

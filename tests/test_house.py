@@ -62,6 +62,7 @@ ONLY_IN = {
     "pytest": ("pytest_plugin",),
     "_pytest": ("pytest_plugin",),
     "typer": ("cli",),
+    "tokenizers": ("backends", "files", "file_pipeline", "lint"),
     "evaluate": ("expectations",),
     "datasets": ("expectations",),
     "sacrebleu": ("expectations",),

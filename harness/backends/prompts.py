@@ -84,16 +84,25 @@ class Prompts:
             )
 
     def rows(self, requests: Sequence[Request]) -> tuple[Text, ...]:
-        """The prompts of the batch. A neighbour that cannot be run is left out; its own check says why."""
+        """The prompts of the batch, as they can be run: a neighbour's own check says what is wrong with it."""
         layout = requests[0].layout
         if not isinstance(layout, Batch):
             return tuple(request.prompt for request in requests)
-        rows = []
-        for row in layout.rows:
+        rows = (self._neighbour(requests[0], row) for row in layout.rows)
+        return tuple(row for row in rows if row is not None)
+
+    def _neighbour(self, request: Request, row: Text) -> Text | None:
+        """The row; cut where it is too long, so that it still pads the others; None where it cannot be run."""
+        try:
+            self.refuse_impossible(request, row)
+            return row
+        except InvalidRequest:
+            room = (self.facts.context_window or 0) - (request.generation.max_new_tokens or 0)
             with suppress(InvalidRequest):
-                self.refuse_impossible(requests[0], row)
-                rows.append(row)
-        return tuple(rows)
+                cut = Text(ids=self.encode(row)[1][: max(0, room)])
+                self.refuse_impossible(request, cut)
+                return cut
+            return None
 
     def pad(
         self, rows: Sequence[tuple[int, ...]], side: str, token: int | None, device: torch.device

@@ -41,8 +41,8 @@ def resolve(model: Model, progress: Tell | None = None) -> Source:
     path = Path(model.path).expanduser()
     if path.exists():
         return _local(path, model, tell)
-    if _looks_local(model.path):
-        raise _missing(path.absolute(), model.path)
+    if looks_local(model.path):
+        raise missing(path.absolute(), model.path)
     return _from_hub(model, tell)
 
 
@@ -55,16 +55,16 @@ def _local(path: Path, model: Model, tell: Tell) -> Source:
         raise ModelUnavailable(
             f"{path} is neither a folder nor a GGUF file.", "Give the folder that holds the weights."
         )
-    _check_folder(path)
+    check_folder(path)
     return Source(str(path), None, _folder_digest(path), model.path)
 
 
-def _looks_local(text: str) -> bool:
+def looks_local(text: str) -> bool:
     separators = text.count("/") + text.count(os.sep if os.sep != "/" else "\0")
     return text.startswith((".", "/", "~")) or separators >= 2 or "\\" in text or text.lower().endswith(".gguf")
 
 
-def _missing(path: Path, written: str) -> ModelUnavailable:
+def missing(path: Path, written: str) -> ModelUnavailable:
     parent = next(folder for folder in path.parents if folder.is_dir())
     wanted = path.relative_to(parent).parts[0]
     try:
@@ -81,7 +81,7 @@ def _missing(path: Path, written: str) -> ModelUnavailable:
 # --- folders ---------------------------------------------------------------------------------------------------------
 
 
-def _check_folder(folder: Path) -> None:
+def check_folder(folder: Path) -> None:
     """A folder that can be loaded: a configuration, and weights that are not pickles and all there."""
     weights = sorted(folder.glob("*.safetensors"))
     if not weights:
@@ -177,14 +177,14 @@ def _from_hub(model: Model, tell: Tell) -> Source:
         folder = None
     if folder is None or not _loadable(Path(folder)):
         folder = _download(model, patterns, tell)
-    _check_folder(Path(folder))
+    check_folder(Path(folder))
     commit = Path(folder).name
     return Source(str(folder), commit, commit, model.path)
 
 
 def _loadable(folder: Path) -> bool:
     try:
-        _check_folder(folder)
+        check_folder(folder)
     except ModelUnavailable:
         return False
     return True

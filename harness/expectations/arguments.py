@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 SHOWN = 60  # characters of a value in a sentence
+UNSET = "unset"  # how a suite says that an argument has no value
 
 # The values at which an argument does nothing, or no more than the library does unasked.
 Neutral = Mapping[str, tuple[Any, ...]]
@@ -122,7 +123,8 @@ def idle(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def same(got: Any, wanted: Any) -> bool:
-    """1 is 1.0 but not true, and one id is a list of one."""
+    """1 is 1.0 but not true, one id is a list of one, and UNSET is nothing."""
+    wanted = None if wanted == UNSET else wanted
     if isinstance(got, bool) or isinstance(wanted, bool):
         return got is wanted
     one, other = (value if isinstance(value, list) else [value] for value in (got, wanted))
@@ -131,7 +133,7 @@ def same(got: Any, wanted: Any) -> bool:
 
 def shown(value: Any) -> str:
     """A value as YAML and JSON have it."""
-    text = "unset" if value is None else json.dumps(value, ensure_ascii=False)
+    text = UNSET if value in (None, UNSET) else json.dumps(value, ensure_ascii=False)
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 

@@ -12,6 +12,7 @@ from harness.expectations.arguments import (
     NEUTRAL,
     OF_BEAMS,
     SAMPLING,
+    UNSET,
     active,
     idle,
     known,
@@ -47,7 +48,7 @@ class EffectiveConfig(Written):
     )
     values: dict[StrictStr, Any] = Field(
         {},
-        description="Arguments and the exact values that they are to have; null is unset.",
+        description="Arguments and the exact values that they are to have, or `unset`.",
         json_schema_extra=_keys(ARGUMENTS),
     )
     eos_closes_turn: StrictBool = Field(
@@ -195,10 +196,10 @@ def _pad(bare: Completion, rendering: Rendering) -> Iterator[Problem]:
 
 
 def _set(name: str, value: Any) -> str:
-    if name in Generation.model_fields and value is not None:
+    if name in Generation.model_fields and value not in (None, UNSET):
         return f"Write `{pair(name, value)}` in the generation of this test"
     file = "the model's generation_config.json"
-    return f"Take {name} out of {file}" if value is None else f'Write "{name}": {shown(value)} into {file}'
+    return f"Take {name} out of {file}" if value in (None, UNSET) else f'Write "{name}": {shown(value)} into {file}'
 
 
 CALLS: Mapping[str, tuple[Kind, str]] = {
@@ -216,7 +217,7 @@ class BareCall(Written):
     """What generate() and pipeline() do when nothing is said: recorded, and held to the values that are written here.
 
     Beside arguments of generate(): new_token_limit, how many tokens at most; raised, the class of the exception
-    (null: none) and its message; padding_side, dtype, device; warnings, a list with a part of each text.
+    (or `unset`) and its message; padding_side, dtype, device; warnings, a list with a part of each text.
     """
 
     catches: ClassVar[tuple[str, ...]] = ("C2", "C5", "D4", "L1", "L2", "L3", "L4", "L6", "P5", "P11")
@@ -299,6 +300,9 @@ def _contrast(key: str, completion: Completion, wanted: Any) -> str:
 def _what_to_do(name: str, different: Mapping[str, Any], values: Mapping[str, Any]) -> str:
     passed = {"max_new_tokens" if key == "new_token_limit" else key: values[key] for key in different}
     arguments = ", ".join(f"{key}={value!r}" for key, value in passed.items() if key in ARGUMENTS)
-    now = ", ".join(f"{key}: {'null' if value is None else shown(value)}" for key, value in different.items())
-    pin = f"write what holds now: `{name}: {{{now}}}`" if "warnings" not in different else "write the warnings anew"
-    return f"remedy  {f'pass {arguments} wherever it is called, or ' if arguments else ''}{pin}"
+    now = ", ".join(
+        'warnings: ["a part of each of those below"]' if key == "warnings" else pair(key, value)
+        for key, value in different.items()
+    )
+    in_code = f"pass {arguments} wherever it is called, or " if arguments else ""
+    return f"remedy  {in_code}write what holds now: `{name}: {{{now}}}`"

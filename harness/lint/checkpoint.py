@@ -56,7 +56,7 @@ def loadable(subject: Subject) -> Iterator[Finding]:
     """The weights are safetensors, and all of them are there."""
     files = subject.files
     try:
-        sources._check_folder(files.where)
+        sources.check_folder(files.where)
     except ModelUnavailable as error:
         if files.from_hub:
             yield Finding(

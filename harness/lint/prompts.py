@@ -70,7 +70,7 @@ def _wrong_ids(seen: Rendering | str, rows: int | None) -> str:
 
 
 def sound(subject: Subject) -> Iterator[Finding]:
-    """What `prompt_pipeline` would fail on."""
+    """What `prompt` would fail on."""
     for kind in _kinds(subject, lambda seen: problems(seen, SETTINGS)):
         certain = any(problem.name not in WARNINGS or (problem.name == "continues" and seen.continues)
                       for _, problem, seen in kind.met)  # fmt: skip

@@ -22,7 +22,10 @@ SLOW = ("opt", "gpt_neox", "mixtral", "qwen2", "gemma3_text", "bloom", "falcon",
 ARCHITECTURES = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 ALL = [name for name in INVARIANTS if name not in BY_NAME_ONLY]
 # Longer than the window of sliding attention (16), and growing beyond it; for a tokenizer of bytes, a word is three.
-WORDS = {"short": "w13 w4 w15 w6 w27 w8 w39 w10 w21 w5", "long": " ".join(f"w{number * 7 % 90}" for number in range(24))}
+WORDS = {
+    "short": "w13 w4 w15 w6 w27 w8 w39 w10 w21 w5",
+    "long": " ".join(f"w{number * 7 % 90}" for number in range(24)),
+}
 BYTES = {"short": "w1 w2 w3 w4", "long": "w13 w4 w15 w6 w27"}
 SUITE = """
 suite: invariants
@@ -63,8 +66,8 @@ CANNOT: Mapping[str, Mapping[str, str]] = {
     "t5": SEQ2SEQ | {"early_exit": DRAFT} | ({"attention": ONE_ATTENTION} if TRANSFORMERS_4 else {}),
     "bart": SEQ2SEQ,
 }
-# What the library itself does wrong: alibi over a static cache is as wide as the cache.
-ERRORS = {"falcon": {"static_cache": "too many values" if TRANSFORMERS_4 else "The size of tensor a"}}
+# What the library itself does wrong: with alibi it cannot use a static cache.
+ERRORS = {"falcon": {"static_cache": "Error: "}}
 # The default attention of gemma2 in transformers 4 leaves the softcap out.
 FAILURES = {"gemma2": {"attention": "with sdpa instead of eager"}} if TRANSFORMERS_4 else {}
 # In transformers 4 penalties count the pads, and prompt lookup may write a token too many: whether that shows
@@ -97,6 +100,8 @@ def judge(tiny: Callable[..., Path], tmp_path: Path) -> Judge:
         runner = Runner(plan([load_suite(file)]).checks)
         records = [record for judged in runner.run() for record in judged.records]
         runner.close()
+        said = {answer.ids for _, answer in runner.results().completions if answer.request.kind == "generate"}
+        assert len(set().union(*said)) > 3, "a model that says one word for ever would hide any fault"
         return {(record.prompt, record.expectation): record.verdict for record in records}
 
     return judged
@@ -107,7 +112,7 @@ def test_every_invariant_holds_or_says_why_it_cannot(judge: Judge, architecture:
     verdicts = judge(architecture)
 
     assert set(verdicts) == {(prompt, name) for prompt in ("short", "long") for name in ALL}
-    cannot = {"flash_attention": "flash_attention_2"} | CANNOT.get(architecture, {})
+    cannot = {"flash_attention": "flash_attention_2", **CANNOT.get(architecture, {})}
     for (_, name), verdict in verdicts.items():
         if name in cannot:
             assert (verdict.status, cannot[name] in verdict.reason) == ("skipped", True), (name, verdict)
@@ -129,8 +134,10 @@ def failures(verdicts: Mapping[tuple[str, str], Verdict]) -> set[str]:
     return {name for (_, name), verdict in verdicts.items() if verdict.status == "failed"}
 
 
-def cause(verdict: Verdict) -> str:
-    return verdict.details[0]
+def causes(verdicts: Mapping[tuple[str, str], Verdict], name: str) -> set[str]:
+    """What the second lines of its failures say, up to the colon."""
+    found = [verdict for (_, other), verdict in verdicts.items() if other == name and verdict.status == "failed"]
+    return {verdict.details[0].removeprefix("cause   ").partition(":")[0] for verdict in found}
 
 
 def test_position_ids_that_count_pads_are_caught_and_named(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,6 +145,7 @@ def test_position_ids_that_count_pads_are_caught_and_named(judge: Judge, monkeyp
 
     prepare = GPT2LMHeadModel.prepare_inputs_for_generation
 
+    @functools.wraps(prepare)  # generate() reads the signature
     def forgetting(self: Any, *args: Any, **arguments: Any) -> Any:
         return prepare(self, *args, **arguments) | {"position_ids": None}
 
@@ -146,8 +154,7 @@ def test_position_ids_that_count_pads_are_caught_and_named(judge: Judge, monkeyp
 
     padded = {"left_padding", "any_pad_token", "static_cache", "attention"}
     assert padded <= failures(verdicts) <= padded | {"processors"}
-    assert cause(verdicts["short", "left_padding"]).startswith("cause   position ids: a forward pass that gets them")
-    assert cause(verdicts["short", "any_pad_token"]).startswith("cause   position ids: a forward pass that gets them")
+    assert causes(verdicts, "left_padding") == causes(verdicts, "any_pad_token") == {"position ids"}
 
 
 def test_a_static_cache_that_is_off_by_one_is_caught_and_named(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +170,7 @@ def test_a_static_cache_that_is_off_by_one_is_caught_and_named(judge: Judge, mon
     verdicts = judge("llama")
 
     assert failures(verdicts) - set(UNSURE) == {"static_cache"}
-    assert cause(verdicts["short", "static_cache"]).startswith("cause   the key-value cache: with use_cache: false")
+    assert causes(verdicts, "static_cache") == {"the key-value cache"}
 
 
 def test_a_sliding_cache_that_forgets_too_early_is_caught_and_named(
@@ -184,7 +191,7 @@ def test_a_sliding_cache_that_forgets_too_early_is_caught_and_named(
     verdicts = judge("mistral", ["one_forward", "no_cache", "duplicate_rows", "top_k_one"])
 
     assert failures(verdicts) == {"one_forward", "no_cache"}
-    assert "cause" in cause(verdicts["long", "one_forward"])
+    assert causes(verdicts, "one_forward") == {"the key-value cache"}
 
 
 def test_attention_that_forgets_its_mask_is_caught_and_named(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,7 +207,7 @@ def test_attention_that_forgets_its_mask_is_caught_and_named(judge: Judge, monke
     verdicts = judge("llama", ["left_padding", "any_pad_token", "duplicate_rows", "no_cache", "attention", "top_k_one"])
 
     assert failures(verdicts) == {"left_padding", "any_pad_token", "attention"}
-    assert cause(verdicts["short", "left_padding"]).startswith("cause   the attention implementation: with eager")
+    assert causes(verdicts, "left_padding") == {"the attention implementation"}
 
 
 def test_penalties_that_count_pads_are_caught_and_named(judge: Judge, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -216,7 +223,7 @@ def test_penalties_that_count_pads_are_caught_and_named(judge: Judge, monkeypatc
     verdicts = judge("gpt2")
 
     assert failures(verdicts) - {"prompt_lookup"} == {"processors"}
-    assert cause(verdicts["short", "processors"]).startswith("cause   the pad token: padded with another id")
+    assert causes(verdicts, "processors") == {"the pad token"}
 
 
 def test_a_pad_token_in_the_prompt_is_taken_for_padding_where_the_mask_is_left_out(judge: Judge) -> None:
@@ -225,4 +232,4 @@ def test_a_pad_token_in_the_prompt_is_taken_for_padding_where_the_mask_is_left_o
     verdicts = judge("llama", ["inferred_mask", "left_padding"], prompts)
 
     assert failures(verdicts) == {"inferred_mask"}
-    assert cause(verdicts["long", "inferred_mask"]).startswith("cause   the attention mask is missing")
+    assert causes(verdicts, "inferred_mask") == {"the attention mask is missing"}

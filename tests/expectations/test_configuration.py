@@ -199,7 +199,7 @@ def test_a_pad_token_that_generate_does_not_know_fails(completion: Build) -> Non
 
 
 def test_values_are_exact(completion: Build) -> None:
-    config = EffectiveConfig(values={"top_p": 1.0, "eos_token_id": [1], "use_cache": None})
+    config = EffectiveConfig(values={"top_p": 1.0, "eos_token_id": [1], "use_cache": "unset"})
     assert look(completion, config).status == "passed"
     wrong = look(completion, config, use_cache=True, eos_token_id=[1, 2])
     assert wrong.reason == "eos_token_id is [1, 2], not [1] (and 1 more problem)"
@@ -299,12 +299,13 @@ def test_a_bare_call_that_does_otherwise_fails_with_what_to_type(completion: Bui
 
 def test_an_exception_can_be_demanded_or_ruled_out(completion: Build) -> None:
     raised, fine = completion(generation_config=RAISED), completion(generation_config=GENERATE)
-    for values, passes in (({"raised": "ValueError"}, raised), ({"raised": None}, fine)):
+    for values, passes in (({"raised": "ValueError"}, raised), ({"raised": "unset"}, fine)):
         expectation = BareCall(generate=values)
         assert expectation.judge([passes]).status == "passed"
         assert expectation.judge([fine if passes is raised else raised]).status == "failed"
-    verdict = BareCall(generate={"raised": None}).judge([raised])
+    verdict = BareCall(generate={"raised": "unset"}).judge([raised])
     assert verdict.reason == 'generate() with no arguments: raised is "ValueError", the suite says unset'
+    assert verdict.details[1] == 'remedy  write what holds now: `generate: {raised: "ValueError"}`'
 
 
 def test_warnings_are_held_to_be_exactly_those_that_are_written(completion: Build) -> None:
@@ -314,6 +315,7 @@ def test_warnings_are_held_to_be_exactly_those_that_are_written(completion: Buil
     assert [none.judge([quiet]).status, pad.judge([warns]).status] == ["passed", "passed"]
     assert none.judge([warns]).reason.endswith("it warns 1 time, the suite says of nothing")
     assert none.judge([warns]).details[-1] == f"warns  generate() with no arguments: {text!r}"
+    assert "write what holds now: `generate: {warnings: [" in none.judge([warns]).details[1]
     assert pad.judge([quiet]).reason.endswith('it warns of nothing, the suite says of ["pad_token_id"]')
     assert pad.judge([completion(generation_config=GENERATE, warnings={text: 1, "another": 1})]).status == "failed"
 
