@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -27,10 +27,14 @@ class Case:
     expectations: Mapping[str, Expectation]
     needs: Mapping[str, tuple[Request, ...]]  # by name of the expectation
 
+    def only(self, wanted: Callable[[str], bool]) -> Case:
+        """With some of its expectations, by name."""
+        kept = {name: one for name, one in self.expectations.items() if wanted(name)}
+        return Case(self.name, self.request, kept, {name: self.needs[name] for name in kept})
+
     def part(self, *, over_set: bool) -> Case:
         """With those expectations only that are judged over the whole set of prompts, or only with the others."""
-        kept = {name: one for name, one in self.expectations.items() if one.over_set is over_set}
-        return Case(self.name, self.request, kept, {name: self.needs[name] for name in kept})
+        return self.only(lambda name: self.expectations[name].over_set is over_set)
 
 
 @dataclass(frozen=True)

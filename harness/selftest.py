@@ -6,7 +6,7 @@ An expectation that passes on the healthy model and on every faulty one is tooth
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness import backends
 from harness.backends import Backend
@@ -106,12 +106,23 @@ def chosen(checks: Sequence[Check]) -> list[tuple[Check, ...]]:
 
 
 def _worth_asking(
-    checks: Sequence[Check], healthy: Mapping[Place, object], caught: Mapping[Place, object], quick: bool
+    checks: Sequence[Check], healthy: Mapping[Place, Mapping[str, Status]], caught: Mapping[Place, object], quick: bool
 ) -> Sequence[Check]:
-    if not quick:
-        return checks
-    open_ = {place[:2] for place in healthy if place not in caught}
-    return [check for check in checks if (check.suite.suite, check.test.name) in open_]
+    """All that passed on the healthy model; quick: of that, what has caught nothing yet."""
+    return [part for check in checks if (part := _part(check, healthy, caught if quick else {})).cases]
+
+
+def _part(check: Check, healthy: Mapping[Place, Mapping[str, Status]], done: Mapping[Place, object]) -> Check:
+    """The check with those expectations only that can still show something."""
+    if check.test.expect.pass_rate is not None and not check.over_set:
+        place = (check.suite.suite, check.test.name, "pass_rate")
+        return replace(check, cases=()) if place in done else check
+
+    def is_open(expectation: str) -> bool:
+        place = (check.suite.suite, check.test.name, expectation)
+        return place not in done and healthy.get(place, {}).get(check.id) == "passed"
+
+    return replace(check, cases=tuple(part for case in check.cases if (part := case.only(is_open)).expectations))
 
 
 def _verdicts(checks: Sequence[Check], backend: Backend, observer: Observer) -> dict[Place, dict[str, Status]]:

@@ -186,13 +186,14 @@ def _prompt_in_output(backend: Transformers) -> Iterator[None]:
         yield
 
 
+# Those that most expectations notice come first: a quick selftest asks each only until it has noticed one.
 FAULTS: Mapping[str, Fault] = {
+    "sampling_on": Fault("sampling is on, with another seed each time", _sampling()),
     "right_padding": Fault("batches are padded on the right", _right_padding),
     "dropped_mask": Fault("the padding is not masked", _calling(_unmasked)),
     "missing_template": Fault("messages are joined as plain text", _no_template),
     "double_bos": Fault("prompts begin with BOS twice", _double_bos),
     "eos_removed": Fault("the generation config has no EOS id", _shipping(eos_token_id=None)),
-    "sampling_on": Fault("sampling is on, with another seed each time", _sampling()),
     "penalty_added": Fault("the generation config has repetition_penalty 1.3", _shipping(repetition_penalty=1.3)),
     "layer_perturbed": Fault("the weights of one layer are a tenth too large", _layer_perturbed),
     "cache_positions": Fault("cached tokens stand at wrong positions", _cache_positions),

@@ -146,7 +146,7 @@ def ids_of(value: Any) -> tuple[int, ...]:
 
 def _traits(config: Any) -> tuple[str, ...]:
     """What some expectations do not apply to."""
-    found = {"encoder_decoder": bool(config.is_encoder_decoder), "dynamic_rope": _dynamic_factor(config) > 1}
+    found = {"encoder_decoder": bool(config.is_encoder_decoder), "dynamic_rope": _dynamic_factor(config) != 1}
     return tuple(name for name, holds in found.items() if holds)
 
 

@@ -182,9 +182,14 @@ class Transformers:
                 **(arguments | changes),
                 pad_token_id=self.facts.pad_token_id if pad is None else pad,
                 stopping_criteria=[recorder],
-                tokenizer=self.tokenizer,
+                **self._for_stop_strings(request),
                 return_dict_in_generate=True,
             )
+
+    def _for_stop_strings(self, request: Request) -> dict[str, Any]:
+        """Only they need the tokenizer; transformers 4 would hand it on to forward(), which not every model bears."""
+        wanted = request.generation.stop_strings or self.model.generation_config.stop_strings
+        return {"tokenizer": self.tokenizer} if wanted else {}
 
     def _resumed(self, inputs: Mapping[str, Any], request: Request, recorder: Recorder) -> Any:
         """Some tokens first, then the rest from the cache that they left; None when that was not asked for."""
@@ -202,8 +207,8 @@ class Transformers:
         if request.generation.min_new_tokens:
             changes["min_new_tokens"] = max(0, request.generation.min_new_tokens - first)
         cache = getattr(begun, "past_key_values", None)
-        if cache is None:
-            raise NotSupported("generate() returned no cache that could be gone on with")
+        if cache is None or recorder.cache == "none":
+            raise NotSupported("this model has no key-value cache that a later call could go on with")
         rest = {"input_ids": ids, "attention_mask": torch.ones_like(ids), "past_key_values": cache}
         return self._generated(rest, request, recorder, **changes)
 
@@ -242,6 +247,8 @@ class Transformers:
         )
 
     def _side(self, layout: Batch | None) -> str:
+        if "encoder_decoder" in self.facts.traits and (layout is None or layout.padding == "left"):
+            return "right"  # an encoder reads from the left: pads there would shift absolute positions
         if layout is None:
             return "left"
         if layout.padding == "shipped":

@@ -142,7 +142,8 @@ def test_dynamic_rope_really_depends_on_the_longest_row(tiny: Callable[..., Path
     (padded,) = backend.generate([Request(prompt, greedy, Batch((prompt, FILLERS[0])))])
     backend.close()
 
-    assert isinstance(alone, Completion) and isinstance(padded, Completion)
+    assert isinstance(alone, Completion)
+    assert isinstance(padded, Completion)
     assert alone.ids != padded.ids
 
 

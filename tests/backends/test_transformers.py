@@ -556,27 +556,34 @@ def test_a_resumed_cache_gives_what_one_call_gives(
     assert [len(rows[0]) for rows in calls] == [3, *[1] * 11]  # the prompt once, and no token twice
 
 
-def test_an_end_before_the_second_call_is_the_end(tiny: Any, load: Any) -> None:
+def test_an_end_before_the_second_call_is_the_end(tiny: Any, load: Any, fed: Any) -> None:
     backend = load(tiny("llama"))
     free = one(backend, Request(SHORT, GREEDY))
     backend.model.generation_config.eos_token_id = free.ids[2]
     whole = one(backend, Request(SHORT, GREEDY, "alone"))
+    calls = fed(backend)
 
     for first in (whole.new_tokens, whole.new_tokens + 2):
+        calls.clear()
         resumed = one(backend, Request(SHORT, GREEDY, "alone", resume_after=first))
         assert (resumed.ids, resumed.finish, len(resumed.steps)) == (whole.ids, "eos", whole.new_tokens)
+        assert len(calls) == whole.new_tokens
 
 
-def test_what_holds_eos_back_holds_in_both_calls(tiny: Any, load: Any) -> None:
+def test_what_holds_eos_back_is_counted_over_both_calls(tiny: Any, load: Any) -> None:
     backend = load(tiny("llama"))
     free = one(backend, Request(SHORT, GREEDY))
-    backend.model.generation_config.eos_token_id = free.ids[2]
-
-    for least in (4, 9):
-        held = Generation(do_sample=False, max_new_tokens=12, min_new_tokens=least)
+    held = Generation(do_sample=False, max_new_tokens=12, min_new_tokens=7)
+    late = 0
+    for token in free.ids[:11]:
+        backend.model.generation_config.eos_token_id = token
         whole = one(backend, Request(SHORT, held, "alone"))
-        assert whole.new_tokens > least - 1
-        assert one(backend, Request(SHORT, held, "alone", resume_after=6)).ids == whole.ids
+        late += 7 < whole.new_tokens < 12
+        resumed = one(backend, Request(SHORT, held, "alone", resume_after=6))
+        assert (resumed.ids, resumed.finish, resumed.warnings) == (whole.ids, whole.finish, whole.warnings)
+        assert whole.new_tokens >= 7
+
+    assert late  # EOS came in the second call, once it was allowed
 
 
 def test_without_a_cache_there_is_nothing_to_go_on_with(tiny: Any, load: Any) -> None:
@@ -661,6 +668,7 @@ def test_all_returned_beams_come_back_with_their_scores(tiny: Any, load: Any) ->
     assert first.returned[0].ids != first.returned[1].ids
     for alone, batched in zip((first, second), together, strict=True):
         assert [returned.ids for returned in batched.returned] == [returned.ids for returned in alone.returned]
+        assert batched.ids == alone.ids == alone.returned[0].ids
 
 
 def test_one_sequence_is_no_list_of_sequences(tiny: Any, load: Any) -> None:
