@@ -105,10 +105,16 @@ class Runner:
     """Reaches the verdicts of these checks."""
 
     def __init__(
-        self, checks: Sequence[Check], observer: Observer | None = None, load: Callable[..., Backend] | None = None
+        self,
+        checks: Sequence[Check],
+        observer: Observer | None = None,
+        load: Callable[..., Backend] | None = None,
+        *,
+        explain: bool = True,
     ) -> None:
         self.checks = tuple(checks)
         self.observer = observer or Quiet()
+        self._explain = explain  # look for the cause of what failed, which generates more
         self._load = load or backends.load
         self.judged: list[Judged] = []
         self._loaded: tuple[Setting, Backend] | None = None
@@ -213,7 +219,7 @@ class Runner:
         while more := _further(expectation, answers):
             answers += self._answers(check, more)
         verdict = reach(expectation.judge, answers)
-        if verdict.status == "failed":
+        if verdict.status == "failed" and self._explain:
             verdict = self._explained(check, expectation, verdict, answers)
         return verdict, answers
 

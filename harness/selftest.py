@@ -128,7 +128,7 @@ def _part(check: Check, healthy: Mapping[Place, Mapping[str, Status]], done: Map
 def _verdicts(checks: Sequence[Check], backend: Backend, observer: Observer) -> dict[Place, dict[str, Status]]:
     """Of each expectation, the status on every check of its test."""
     found: dict[Place, dict[str, Status]] = {}
-    runner = Runner(checks, observer, load=lambda *_, **__: Kept(backend))
+    runner = Runner(checks, observer, load=lambda *_, **__: Kept(backend), explain=False)
     for judged in runner.run():
         for record in judged.records:
             if record.expectation:

@@ -55,8 +55,12 @@ def test_a_shipped_suite_loads_and_has_its_modeline(path: Path) -> None:
 def test_the_shipped_suites_belong_together() -> None:
     assert {one.suite.suite for one in load_all([ROOT / "suites"])} == {
         "basics",
+        "configuration",
+        "decoding",
+        "invariants",
         "lengths",
         "padding",
+        "prompting",
         "quantization",
         "stopping",
     }

@@ -338,9 +338,10 @@ def test_a_failure_tells_its_reason_first_and_how_to_repeat_it(project: Project)
     result.assert_outcomes(failed=1, deselected=5)
     reason = "rambled on until the limit of 6 new tokens, without EOS"
     start = next(i for i, line in enumerate(result.outlines) if " stops[ramble] on fake-none " in line)
-    assert result.outlines[start + 1 : start + 5] == [
+    assert result.outlines[start + 1 : start + 6] == [
         reason,
         "output  'a b c d e f'",
+        "remedy  raise max_new_tokens; a chat model ends its turns only if asked by `messages:`",
         "at suites/demo.yaml:11",
         f'pytest "{IDS[1]}"',
     ]

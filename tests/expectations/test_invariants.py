@@ -202,12 +202,13 @@ def test_the_failing_way_is_the_one_that_is_looked_into(completion: Callable[...
 
 def test_a_flip_by_rounding_is_told_even_when_another_way_agrees(completion: Callable[..., Completion]) -> None:
     near = {"margins": 0.1, "precision": "bfloat16"}
-    verdict = INVARIANTS["static_cache"]().judge(
-        [completion((5, 6), **near), completion((5, 6), **near), completion((5, 8), **near)]
-    )
+    same, rounded = completion((5, 6), **near), completion((5, 8), **near)
+    changed = completion((5, 8), margins=9.0, precision="bfloat16")
+    judge = INVARIANTS["static_cache"]().judge
 
-    assert verdict.status == "passed"
-    assert "by rounding alone" in verdict.reason
+    assert judge([same, same, rounded]).status == "passed"
+    assert "by rounding alone" in judge([same, same, rounded]).reason
+    assert judge([same, rounded, changed]).status == "failed"
 
 
 @pytest.mark.parametrize(
