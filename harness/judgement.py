@@ -21,8 +21,13 @@ def reach(judge: Callable[[Sequence[Completion]], Verdict], answers: Sequence[An
         return failed
     try:
         return judge([answer for answer in answers if isinstance(answer, Completion)])
-    except Exception as error:  # an expectation that breaks is that check's error, not the run's end
-        return Verdict("error", f"the expectation itself failed: {type(error).__name__}: {error}")
+    except Exception as error:
+        return broken(error)
+
+
+def broken(error: Exception) -> Verdict:
+    """An expectation that breaks is that check's error, not the run's end."""
+    return Verdict("error", f"the expectation itself failed: {type(error).__name__}: {error}")
 
 
 def reach_set(expectation: OverSet, parts: Sequence[tuple[Expectation, Sequence[Answer]]]) -> Verdict:

@@ -18,9 +18,9 @@ from harness import backends
 from harness.backends import Backend, process
 from harness.divergence import agree
 from harness.environment import describe
-from harness.errors import CannotRun, LevelUnavailable
+from harness.errors import CannotRun, HarnessError, LevelUnavailable
 from harness.expectations import Expectation, OverSet
-from harness.judgement import Answer, Judgement, caused, each, rate, reach, reach_set, record
+from harness.judgement import Answer, Judgement, broken, caused, each, rate, reach, reach_set, record
 from harness.plan import Case, Check
 from harness.record import Completion, Failure, Record, Request, Status, Target, TargetFacts, Verdict
 from harness.schedule import batches, unite
@@ -216,19 +216,25 @@ class Runner:
         if reason:
             return Verdict("skipped", reason), []
         answers = self._answers(check, needs)
-        while more := _further(expectation, answers):
-            answers += self._answers(check, more)
-        verdict = reach(expectation.judge, answers)
-        if verdict.status == "failed" and self._explain:
-            verdict = self._explained(check, expectation, verdict, answers)
+        try:
+            while more := _further(expectation, answers):
+                answers += self._answers(check, more)
+            verdict = reach(expectation.judge, answers)
+            if verdict.status == "failed" and self._explain:
+                verdict = self._explained(check, expectation, verdict, answers)
+        except HarnessError:
+            raise
+        except Exception as error:
+            verdict = broken(error)
         return verdict, answers
 
     def _judge_set(self, check: Check) -> dict[str, Judgement]:
         """Each expectation once, over all prompts."""
         judged = {}
         for name in check.cases[0].expectations:
-            parts = [(case.expectations[name], self._answers(check, case.needs[name])) for case in check.cases]
-            reason = self._not_for(check, parts[0][0])
+            reason = self._not_for(check, check.cases[0].expectations[name])
+            cases = () if reason else check.cases
+            parts = [(case.expectations[name], self._answers(check, case.needs[name])) for case in cases]
             answers = [answer for _, given in parts for answer in given]
             verdict = Verdict("skipped", reason) if reason else reach_set(cast(OverSet, parts[0][0]), parts)
             judged[name] = (verdict, answers)
@@ -247,7 +253,11 @@ class Runner:
             reference, other = self._answers(check, (suspect.reference, suspect.other))
             if isinstance(reference, Completion) and isinstance(other, Completion) and agree(reference, other):
                 return caused(verdict, suspect.cause)
-        return caused(verdict, f"none of {len(suspects)} suspects explains it") if suspects else verdict
+        return (
+            caused(verdict, f"not found: none of the usual suspects explains it ({len(suspects)} tried)")
+            if suspects
+            else verdict
+        )
 
     def _answers(self, check: Check, requests: Sequence[Request]) -> list[Answer]:
         work = self._work[_setting(check)]

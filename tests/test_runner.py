@@ -356,7 +356,7 @@ def test_the_first_suspect_that_agrees_is_named_first(judged: Any, generated: li
 def test_where_no_suspect_agrees_that_is_said(judged: Any) -> None:
     (one,) = judged(Made(judge=fails, suspects=lambda got: told(got, 1)), prompts="flaky").judged
 
-    assert one.worst.verdict.details[0].startswith("cause   none of 1 suspect")
+    assert one.worst.verdict.details[0].startswith("cause   not found: none of the usual suspects")
     assert one.worst.verdict.details[1:] == ("a detail",)
 
 
@@ -452,3 +452,30 @@ def test_a_kept_backend_outlives_the_run(runner: Any, monkeypatch: pytest.Monkey
 
     assert one.status == "passed"
     assert made.results().facts == (backend.facts,)
+
+
+def test_failures_are_left_unexplained_where_nobody_reads_them(judged: Any, generated: list[str]) -> None:
+    (one,) = judged(Made(judge=fails, suspects=lambda got: told(got, 1)), prompts="flaky", explain=False).judged
+
+    assert one.worst.verdict.details == ("a detail",)
+    assert generated == ["flaky"]
+
+
+@pytest.mark.parametrize("part", ["then", "suspects"])
+def test_an_expectation_that_breaks_on_the_way_is_that_checks_error(judged: Any, part: str) -> None:
+    def breaks(completions: Any) -> Any:
+        raise ValueError("out of words")
+
+    (one,) = judged(Made(judge=fails, **{part: breaks}), prompts="flaky").judged
+
+    assert one.status == "error"
+    assert one.worst.verdict.reason == "the expectation itself failed: ValueError: out of words"
+
+
+def test_a_scripted_model_has_nothing_to_look_into(runner: Any) -> None:
+    names = "one_forward, prefix, resumed_cache"
+    made = runner(f"tests: [{{name: ways, prompts: [good], expect: {{invariants: [{names}], processor_order: true}}}}]")
+    (one,) = made.run()
+
+    assert {record.verdict.status for record in one.records if record.expectation != "prefix"} == {"skipped"}
+    assert one.status == "skipped"

@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Sequence
 
 from harness.backends import Progress
-from harness.errors import CannotRun, InvalidRequest
+from harness.errors import CannotRun, InvalidRequest, NotSupported
 from harness.inputs import GREEDY, ScriptedCompletion
 from harness.record import Batch, Completion, Failure, Request, Step, Target, TargetFacts
 
@@ -61,6 +61,8 @@ class Scripted:
         """Nothing is held."""
 
     def _answer(self, request: Request, rows: int) -> Completion | Failure:
+        if request.kind != "generate" or request.prompt.ids is not None or request.resume_after:
+            return Failure(request, NotSupported.kind, "a scripted model has no weights and no tokenizer to look into")
         try:
             line = self._line(request)
         except CannotRun as error:

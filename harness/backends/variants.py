@@ -51,7 +51,9 @@ def all_layers(model: Any, early_exit: int | None) -> Iterator[None]:
     if early_exit is None:
         yield
         return
-    before = model.config.num_hidden_layers
+    before = getattr(model.config, "num_hidden_layers", None)
+    if before is None:
+        raise NotSupported("the config of this model does not say how many layers it has")
     try:
         yield
     except (IndexError, AttributeError) as error:

@@ -116,7 +116,7 @@ def test_processors_are_put_to_work_where_the_test_has_none() -> None:
     (added,) = ask("processors", Request(PROMPT, Generation(max_new_tokens=8)))
 
     assert own.generation.repetition_penalty == 1.2
-    assert added.generation.repetition_penalty == 1.3
+    assert added.generation.repetition_penalty == 1.8
 
 
 def test_one_forward_scores_what_was_generated_without_any_processor(completion: Callable[..., Completion]) -> None:
