@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from harness.backends import Backend
+from harness.backends.loading import ids_of
 from harness.backends.transformers import Transformers
 from harness.errors import NotSupported
 
@@ -118,7 +119,7 @@ def _template(backend: Transformers, template: str) -> Iterator[None]:
 def _no_template(backend: Transformers) -> Iterator[None]:
     if not backend.tokenizer.chat_template:
         raise NotSupported("the tokenizer has no chat template that could go missing")
-    with _template(backend, "{% for message in messages %}{{ message['content'] }}\n{% endfor %}"):
+    with _template(backend, "{{ messages | map(attribute='content') | join('\n') }}"):
         yield
 
 
@@ -176,6 +177,51 @@ def _cache_positions(backend: Transformers) -> Iterator[None]:
 
 
 @contextmanager
+def _one_token(backend: Transformers) -> Iterator[None]:
+    """As with an overflow in the head: one token wins, whatever was said before."""
+
+    def overflow(module: Any, args: Any, output: Any) -> None:
+        output.logits[..., min(100, output.logits.shape[-1] - 1)] = output.logits.max() + 10
+
+    handle = backend.model.register_forward_hook(overflow)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@contextmanager
+def _processors_reversed(backend: Transformers) -> Iterator[None]:
+    build = backend.model._get_logits_processor
+
+    def reversed_list(*args: Any, **arguments: Any) -> Any:
+        processors = build(*args, **arguments)
+        processors.reverse()
+        return processors
+
+    with _set(backend.model, _get_logits_processor=reversed_list):
+        yield
+
+
+@contextmanager
+def _text_after_the_end(backend: Transformers) -> Iterator[None]:
+    """Rows that have ended are filled with text, as where an engine goes on with them."""
+    generate, ends = backend.model.generate, ids_of(backend.model.generation_config.eos_token_id)
+
+    def filled(*args: Any, **arguments: Any) -> Any:
+        output = generate(*args, **arguments)
+        start = arguments["input_ids"].shape[1]
+        for row in output.sequences:
+            ended = [place for place in range(start, len(row)) if int(row[place]) in ends]
+            if ended:
+                row[ended[0] + 1 :] = min(100, backend.facts.vocabulary - 1)
+        return output
+
+    with _set(backend.model, generate=filled):
+        yield
+
+
+@contextmanager
 def _prompt_in_output(backend: Transformers) -> Iterator[None]:
     complete = backend._completion
 
@@ -189,6 +235,7 @@ def _prompt_in_output(backend: Transformers) -> Iterator[None]:
 # Those that most expectations notice come first: a quick selftest asks each only until it has noticed one.
 FAULTS: Mapping[str, Fault] = {
     "sampling_on": Fault("sampling is on, with another seed each time", _sampling()),
+    "one_token": Fault("one token wins, whatever was said before", _one_token),
     "right_padding": Fault("batches are padded on the right", _right_padding),
     "dropped_mask": Fault("the padding is not masked", _calling(_unmasked)),
     "missing_template": Fault("messages are joined as plain text", _no_template),
@@ -200,5 +247,8 @@ FAULTS: Mapping[str, Fault] = {
     "limit_dropped": Fault("max_new_tokens is not passed", _without("max_new_tokens")),
     "minimum_dropped": Fault("min_new_tokens is not passed", _without("min_new_tokens")),
     "stop_dropped": Fault("stop_strings are not passed", _without("stop_strings")),
+    "one_sequence": Fault("num_return_sequences is not passed", _without("num_return_sequences")),
+    "processors_reversed": Fault("logits processors act in the reverse order", _processors_reversed),
+    "text_after_end": Fault("rows that have ended are filled with text", _text_after_the_end),
     "prompt_in_output": Fault("the prompt is counted as output", _prompt_in_output),
 }

@@ -58,6 +58,8 @@ PROMPT = Text(text="w1 w2 w3")
 CHAT = Text(messages=(Message(role="user", content="w5"),))
 LONG = Text(text="w9 w8 w7 w6 w5 w4 w3 w2 w1")
 GREEDY = Generation(do_sample=False, max_new_tokens=24)
+ENDS = ("eos_removed", "minimum_dropped", "text_after_end")  # the tiny model never ends by itself
+SAMPLING = Generation(do_sample=True, temperature=0.5, top_p=0.8, repetition_penalty=1.3, max_new_tokens=4)
 # Of each fault, a request whose answer it must change.
 TOUCHED = {
     "right_padding": Request(PROMPT, GREEDY, layout=Batch((PROMPT, LONG))),
@@ -73,6 +75,10 @@ TOUCHED = {
     "minimum_dropped": Request(PROMPT, GREEDY.model_copy(update={"min_new_tokens": 20})),
     "stop_dropped": Request(PROMPT, GREEDY),
     "prompt_in_output": Request(PROMPT, GREEDY),
+    "one_token": Request(PROMPT, GREEDY),
+    "one_sequence": Request(PROMPT, GREEDY.model_copy(update={"num_beams": 2, "num_return_sequences": 2})),
+    "processors_reversed": Request(PROMPT, SAMPLING, kind="processed"),
+    "text_after_end": Request(PROMPT, GREEDY, layout=Batch((PROMPT, LONG))),
 }
 
 
@@ -80,7 +86,7 @@ def test_every_fault_has_a_request_here() -> None:
     assert set(TOUCHED) == set(FAULTS)
 
 
-@pytest.mark.parametrize("name", [name for name in FAULTS if name not in ("eos_removed", "minimum_dropped")])
+@pytest.mark.parametrize("name", [name for name in FAULTS if name not in ENDS])
 def test_a_fault_changes_the_answer_and_leaves_no_trace(name: str, tiny: Callable[..., Path]) -> None:
     path = tiny(spells=True, chat=False) if name == "stop_dropped" else tiny(bos=True, tie_word_embeddings=False)
     backend = load(Target("tiny", "tiny", Model(path=str(path), dtype="float32", device="cpu")))
@@ -92,10 +98,11 @@ def test_a_fault_changes_the_answer_and_leaves_no_trace(name: str, tiny: Callabl
         stop = next(token for token in free.tokens if token.isascii() and token.isalnum())
         request = request.replace(generation=GREEDY.model_copy(update={"stop_strings": (stop,)}))
 
-    def ids() -> tuple[int, ...]:
+    def ids() -> tuple[float, ...]:
         (answer,) = backend.generate([request])
         assert isinstance(answer, Completion), answer
-        return (*answer.prompt_ids, -1, *answer.ids, -1, *answer.tail)
+        processed = tuple(score for score in answer.processed_logits if score > -1e9)
+        return (*answer.prompt_ids, -1, *answer.ids, -1, *answer.tail, -1, len(answer.returned), *processed)
 
     healthy = ids()
     with plant(backend, name):
@@ -120,6 +127,17 @@ def test_a_model_without_eos_and_one_without_a_minimum(tiny: Callable[..., Path]
         return answer.new_tokens
 
     natural = free.ids.index(third) + 1
+    batch = request.replace(layout=Batch((PROMPT, LONG)))
+
+    def tail() -> tuple[int, ...]:
+        (answer,) = backend.generate([batch])
+        assert isinstance(answer, Completion)
+        return answer.tail
+
+    assert set(tail()) <= {0}
+    with plant(backend, "text_after_end"):
+        assert set(tail()) == {94}
+    assert set(tail()) <= {0}
     assert (length(request), length(held)) == (natural, 24)
     with plant(backend, "eos_removed"):
         assert length(request) == 24
