@@ -8,14 +8,21 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from harness.inputs import Generation, Message, Model
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Finish = Literal["eos", "stop", "length"]
 Status = Literal["passed", "failed", "error", "skipped"]
 Padding = Literal["left", "right", "shipped"]
-Kind = Literal["generate", "score", "render", "bare_generate", "bare_config", "bare_pipeline", "processed"]
+Kind = Literal[
+    "generate", "replay", "likelihood", "score", "render", "bare_generate", "bare_config", "bare_pipeline", "processed"
+]
 
 
 @dataclass(frozen=True)
@@ -68,7 +75,9 @@ class Request:
 
     layout: "any" leaves batching to the scheduler; "alone" is a batch of one; a Batch is exactly that batch.
     repeat: 0, 1, 2 … are different requests, really generated again.
-    kind: generate; score: the argmax at each place of one forward pass over prompt and continuation, without
+    kind: generate; replay: the real generate(), in which each token is forced to be that of the continuation, while
+    the whole distributions are kept; likelihood: how likely each token of the prompt's text is, after those before it;
+    score: the argmax at each place of one forward pass over prompt and continuation, without
     cache; render: what the prompt pipeline makes of the prompt, nothing is generated; bare_…: the call as
     careless code makes it, whose effective config is the answer; processed: the first step's distribution
     before and after all logits processors.
@@ -81,7 +90,7 @@ class Request:
     fresh_process: bool = False
     kind: Kind = "generate"
     row: int | None = None  # which row of the Batch; None: the first that holds the prompt
-    continuation: tuple[int, ...] = ()  # of kind score
+    continuation: tuple[int, ...] = ()  # of kinds replay and score
     position_ids: bool = False  # of kind score: passed explicitly, counted from the mask
     attention: str = ""  # another attention implementation than the one that was loaded
     float32: bool = False  # with the weights cast to float32 for the while
@@ -116,6 +125,31 @@ class Step:
     top_ids: Sequence[int]  # arrays: a tuple of Python floats would cost five times the memory
     top_logprobs: Sequence[float]
     max_logit: float  # the largest: near it lies what rounding can flip
+
+
+@dataclass(frozen=True)
+class Distributions:
+    """The logits of every step of one replay, before and after all processors: a file, for they are large."""
+
+    path: Path
+    steps: int
+    vocabulary: int
+
+    def raw(self, step: int) -> NDArray[np.float32]:
+        """Over the whole vocabulary, before any processor."""
+        return self._row(2 * step)
+
+    def processed(self, step: int) -> NDArray[np.float32]:
+        """After all processors and warpers; -inf is what they cut off."""
+        return self._row(2 * step + 1)
+
+    def _row(self, index: int) -> NDArray[np.float32]:
+        import numpy as np
+
+        size = 4 * self.vocabulary
+        with self.path.open("rb") as file:
+            file.seek(index * size)
+            return np.frombuffer(file.read(size), np.float32)
 
 
 @dataclass(frozen=True)
@@ -191,6 +225,7 @@ class Completion:
     rendering: Rendering | None = None  # of kind render
     raw_logits: Sequence[float] = ()  # of kind processed: the first step's, before all processors …
     processed_logits: Sequence[float] = ()  # … and after them
+    distributions: Distributions | None = None  # of kind replay; its file is gone once the comparison is made
 
     @property
     def new_tokens(self) -> int:
@@ -231,6 +266,7 @@ class TargetFacts:
     pad_token_id: int | None = None
     pad_token_from: str = ""
     eos_token_ids: tuple[int, ...] = ()
+    tokenizer_digest: str = ""  # of its vocabulary: equal digests, comparable ids
     context_window: int | None = None
     vocabulary: int = 0
     weights: str = ""  # where they were loaded from
