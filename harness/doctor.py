@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness import backends
+from harness.answers import Kept, Observer, Quiet
 from harness.backends import Backend
 from harness.files import ModelFiles, find
 from harness.inputs import Model
@@ -14,7 +15,7 @@ from harness.lint import Finding, lint_model
 from harness.load import Loaded
 from harness.plan import plan
 from harness.record import Record, Target, TargetFacts
-from harness.runner import Kept, Observer, Quiet, Runner
+from harness.runner import Runner
 from harness.suite import Suite
 
 NEW_TOKENS = 24

@@ -82,10 +82,10 @@ class State:
 
     def start(self, checks: Sequence[Check]) -> None:
         """One runner for the checks that will really run. Workers of xdist have no terminal, and stay quiet."""
-        from harness.runner import Quiet, Runner
+        from harness.runner import Runner
 
         loud = self.config.get_verbosity() > 0 and self.config.pluginmanager.hasplugin("terminalreporter")
-        self.runner = Runner(checks, Progress(self.config) if loud and not os.environ.get("CI") else Quiet())
+        self.runner = Runner(checks, Progress(self.config) if loud and not os.environ.get("CI") else None)
 
     def once(self, target: str, text: str) -> str:
         """The text when a target says it first, then only a reminder."""

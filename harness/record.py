@@ -277,6 +277,8 @@ class TargetFacts:
     autocast: bool = False
     traits: tuple[str, ...] = ()  # what some expectations do not apply to: encoder_decoder, dynamic_rope …
     load_seconds: float = 0.0
+    held_before_bytes: int = 0  # by this process, before it was loaded
+    load_peak_bytes: int = 0  # while loading, above that
     warnings: Mapping[str, int] = field(default_factory=dict)
 
 

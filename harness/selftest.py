@@ -9,11 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness import backends
+from harness.answers import Kept, Observer, Quiet
 from harness.backends import Backend
 from harness.errors import NotSupported, UsageError
 from harness.plan import Check, fits
 from harness.record import Status, Target
-from harness.runner import Kept, Observer, Quiet, Runner
+from harness.runner import Runner
 
 Place = tuple[str, str, str]  # suite, test, expectation
 

@@ -10,11 +10,11 @@ from typing import Any
 import yaml
 
 from harness import backends
+from harness.answers import Observer
 from harness.doctor import judge, suite
 from harness.errors import CannotRun, UsageError
 from harness.inputs import Model
 from harness.record import Record, Target
-from harness.runner import Observer
 from harness.store import outcome_by_check
 
 SHOWN = 100  # characters of a reason

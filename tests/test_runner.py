@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from harness import backends
+from harness.answers import Kept
 from harness.backends.scripted import Scripted
 from harness.errors import LevelUnavailable, ModelUnavailable, NotSupported
 from harness.expectations.shorthand import Suspect
 from harness.load import load
 from harness.plan import Case, plan
 from harness.record import Completion, Failure, Request, Text, Verdict
-from harness.runner import Judged, Kept, Runner
+from harness.runner import Judged, Runner
 
 HEAD = """
 suite: demo
@@ -83,7 +84,7 @@ tests:
     list(made.run())
 
     assert generated == ["good"]
-    assert made.counts == {"asked": 4, "distinct": 1, "generated": 1}
+    assert made.answers.counts == {"asked": 4, "distinct": 1, "generated": 1}
 
 
 def test_repeats_are_really_generated_again(runner: Any, generated: list[str]) -> None:
@@ -243,7 +244,7 @@ def test_suites_share_a_target_only_when_they_generate_alike(
     list(made.run())
 
     assert generated == ["good", "good"]
-    assert made.counts == {"asked": 3, "distinct": 2, "generated": 2}
+    assert made.answers.counts == {"asked": 3, "distinct": 2, "generated": 2}
     assert len(made.results().records) == 3
 
 
@@ -315,7 +316,7 @@ def test_an_expectation_asks_further_until_it_knows_enough(judged: Any, generate
     assert one.worst.verdict.reason == "on 3 answers"
     assert len(one.worst.requests) == 3
     assert generated == ["good"] * 3
-    assert made.counts == {"asked": 3, "distinct": 3, "generated": 3}
+    assert made.answers.counts == {"asked": 3, "distinct": 3, "generated": 3}
 
 
 def test_asking_the_same_again_ends_the_asking(judged: Any, generated: list[str]) -> None:
@@ -402,7 +403,7 @@ def test_what_does_not_apply_to_the_model_is_skipped_and_not_generated(judged: A
 
     assert (no.status, no.worst.verdict.reason) == ("skipped", "it does not go on from its prompt")
     assert yes.status == "passed"
-    assert made.counts["generated"] == len(generated) == 1
+    assert made.answers.counts["generated"] == len(generated) == 1
 
 
 def test_what_the_backend_cannot_do_is_skipped(judged: Any) -> None:
