@@ -62,7 +62,7 @@ def _together(request: Request) -> tuple[Hashable, ...]:
         return ("batch", request.layout, *common)
     # Sampling draws for all rows from one generator: neighbours would change what a row gets. The same holds
     # when the suite does not say: the model's own generation config may switch sampling on.
-    single = request.layout == "alone" or request.kind != "generate" or request.resume_after
+    single = request.layout == "alone" or request.kind not in ("generate", "replay") or request.resume_after
     if single or request.generation.do_sample is not False:
         return ("alone", *common)
     return ("any", *common)

@@ -77,7 +77,7 @@ class Prompts:
             )
         new = request.generation.max_new_tokens or 0
         window = self.facts.context_window
-        if window is not None and len(ids) + new > window:
+        if window is not None and len(ids) + new > window and request.kind != "likelihood":
             raise InvalidRequest(
                 f"the prompt has {len(ids)} tokens; with {new} new ones that is beyond the context of {window}",
                 "Shorten the prompt or lower max_new_tokens.",

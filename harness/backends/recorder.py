@@ -32,7 +32,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         self.cache = ""
         self._config: Any = None
         self._rows = 1
-        self._logits: Any = None
+        self.logits: Any = None  # of the latest step, raw
         self._steps: list[tuple[Any, ...]] = []  # per step: chosen, top ids, top values, largest logit, finite; (B, …)
         self._columns: list[Any] = []  # the same, stacked over steps and on the CPU
 
@@ -58,7 +58,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         self._columns = [torch.stack(column).cpu() for column in zip(*self._steps, strict=True)]
 
     def _keep_logits(self, module: Any, args: Any, output: Any) -> None:
-        self._logits = output.logits[:, -1].float()
+        self.logits = output.logits[:, -1].float()
         cache = output.get("past_key_values")
         self.cache = "none" if cache is None else type(cache).__name__
 
@@ -77,11 +77,11 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         return (config.num_beams or 1) == 1 and not drafted
 
     def _reduced(self, chosen: Any) -> tuple[Any, ...]:
-        logprobs = self._logits.log_softmax(-1)
+        logprobs = self.logits.log_softmax(-1)
         values, ids = logprobs.topk(min(self.top_k, logprobs.shape[-1]))
         logprob = logprobs.gather(-1, chosen.to(logprobs.device)).squeeze(-1)
-        finite = ~(self._logits.isnan() | self._logits.isposinf()).any(-1)
-        return logprob, ids, values, self._logits.amax(-1), finite
+        finite = ~(self.logits.isnan() | self.logits.isposinf()).any(-1)
+        return logprob, ids, values, self.logits.amax(-1), finite
 
     def own(self, sequence: Any, start: int) -> tuple[tuple[int, ...], Finish, tuple[int, ...]]:
         """The new tokens that are the row's own, why it ended, and what stands after; from ids, never from text."""

@@ -1,8 +1,9 @@
-"""One forward pass, without a cache, over prompt and continuation: what a generation is checked against."""
+"""Forward passes without a cache: over prompt and continuation, to check a generation; over a text, to judge it."""
 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,6 +11,8 @@ import torch
 from harness.backends.prompts import Prompts, position
 from harness.errors import NotSupported
 from harness.record import Batch, Completion, Request, Step, TargetFacts
+
+WINDOW = 1024  # tokens of a text that are read at once: the logits of more would not fit beside a large model
 
 
 def score(model: Any, prompts: Prompts, request: Request, side: str, top_k: int, precision: str) -> Completion:
@@ -44,7 +47,7 @@ def score(model: Any, prompts: Prompts, request: Request, side: str, top_k: int,
         tokens=tuple(prompts.tokenizer.batch_decode([[token] for token in ids])),
         text=prompts.tokenizer.decode(ids, skip_special_tokens=True),
         finish=_finish(ids, prompts.facts),
-        steps=_steps(logprobs, logits[end - count : end].float().amax(-1), top_k),
+        steps=_steps(logprobs, logits[end - count : end].float().amax(-1), top_k, ids),
         precision=precision,
         padding=side if pads[own] else "",
         pads=pads[own],
@@ -53,11 +56,46 @@ def score(model: Any, prompts: Prompts, request: Request, side: str, top_k: int,
     )
 
 
+def likelihood(model: Any, prompts: Prompts, request: Request, top_k: int, precision: str) -> Completion:
+    """How likely each token of a text is after those before it; its ids are the text's own.
+
+    The first is predicted from BOS (or EOS, where there is none), so that every tokenizer answers for the whole text.
+    A text beyond the window is read in steps of half of it: each token sees at least half a window before it.
+    """
+    if "encoder_decoder" in prompts.facts.traits:
+        raise NotSupported("an encoder-decoder does not say how likely a text is")
+    ids = tuple(prompts.tokenizer(request.prompt.last, add_special_tokens=False)["input_ids"])
+    begin = next((one for one in (prompts.tokenizer.bos_token_id, *prompts.facts.eos_token_ids) if one is not None), 0)
+    row = [begin, *ids]
+    steps: list[Step] = []
+    window = min(WINDOW, prompts.facts.context_window or WINDOW)
+    for start in range(0, max(1, len(ids) - window // 2), window // 2):
+        part = row[start : start + window + 1]
+        new = len(part) - 1 if start == 0 else len(part) - 1 - (window - window // 2)
+        inputs = torch.tensor([part[:-1]], device=model.device)
+        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+            logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits[0, -new:]
+        steps += _steps(logits.float().log_softmax(-1), logits.float().amax(-1), top_k, part[-new:])
+    return Completion(
+        request=request,
+        prompt_text=request.prompt.last,
+        prompt_ids=(begin,),
+        ids=ids,
+        tokens=tuple(prompts.tokenizer.batch_decode([[token] for token in ids])),
+        text=request.prompt.last,
+        finish="length",
+        steps=tuple(steps),
+        precision=precision,
+        attention=str(getattr(model.config, "_attn_implementation", "")),
+    )
+
+
 def _finish(ids: tuple[int, ...], facts: TargetFacts) -> Any:
     return "eos" if ids and ids[-1] in facts.eos_token_ids else "length"
 
 
-def _steps(logprobs: Any, heights: Any, top_k: int) -> tuple[Step, ...]:
+def _steps(logprobs: Any, heights: Any, top_k: int, chosen: Sequence[int]) -> tuple[Step, ...]:
     values, ids = logprobs.topk(min(top_k, logprobs.shape[-1]))
-    rows = zip(ids.tolist(), values.tolist(), heights.tolist(), strict=True)
-    return tuple(Step(likely[0], array("i", top), array("f", likely), height) for top, likely, height in rows)
+    own = logprobs.gather(-1, torch.tensor(chosen, device=logprobs.device)[:, None])[:, 0]
+    rows = zip(own.tolist(), ids.tolist(), values.tolist(), heights.tolist(), strict=True)
+    return tuple(Step(one, array("i", top), array("f", likely), height) for one, top, likely, height in rows)

@@ -7,6 +7,7 @@ import gc
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,7 +17,8 @@ from harness.backends.loading import open_target, plain
 from harness.backends.pipeline import TokenizerPipeline
 from harness.backends.prompts import Prompts, position
 from harness.backends.recorder import Recorder
-from harness.backends.scoring import score
+from harness.backends.replay import Forced
+from harness.backends.scoring import likelihood, score
 from harness.errors import CannotRun, InvalidRequest, NotSupported, NumericFailure, OutOfMemory
 from harness.record import Batch, Completion, Failure, Request, Target, TargetFacts
 from harness.rendering import TemplateFailed, describe
@@ -88,10 +90,11 @@ class Transformers:
 
     def _answer(self, requests: Sequence[Request]) -> list[Completion | Failure]:
         """By what the requests of the batch ask for."""
-        if requests[0].kind == "generate":
+        if requests[0].kind in ("generate", "replay"):
             return self._generate_batch(requests)
         single: Mapping[str, Callable[[Request], Completion]] = {
             "score": self._scored,
+            "likelihood": self._likelihood,
             "render": self._rendered,
             "processed": self._processed,
         }
@@ -107,12 +110,13 @@ class Transformers:
         if layout and not layout.attention_mask:
             del inputs["attention_mask"]
         recorder = Recorder(self.model, self.tokenizer, first.generation, self.top_k)
-        with logs.captured() as warnings:
-            output, seconds, memory = self._call(inputs, first, recorder)
-        self.facts = dataclasses.replace(self.facts, cache=recorder.cache)
-        config = plain(recorder.generation_config)
         # An encoder-decoder starts a sequence of its own, with one token that it is given.
         start = 1 if "encoder_decoder" in self.facts.traits else inputs["input_ids"].shape[1]
+        forced = self._forced(requests, recorder, start) if first.kind == "replay" else None
+        with logs.captured() as warnings, forced.listening(self.model) if forced else nullcontext():
+            output, seconds, memory = self._call(inputs, first, recorder, **(forced.limit if forced else {}))
+        self.facts = dataclasses.replace(self.facts, cache=recorder.cache)
+        config = plain(recorder.generation_config)
         copies = len(output.sequences) // len(rows)
         answers: list[Completion | Failure] = []
         for index, request in enumerate(requests):
@@ -139,9 +143,23 @@ class Transformers:
                     tail=tail,
                     cache=recorder.cache,
                     returned=recorder.returned(output, row, copies, start) if copies > 1 else (),
+                    distributions=forced.distributions(row) if forced else None,
                 )
             )
         return answers
+
+    def _forced(self, requests: Sequence[Request], recorder: Recorder, start: int) -> Forced:
+        generation = requests[0].generation
+        drafted = generation.prompt_lookup_num_tokens or generation.assistant_early_exit
+        if (generation.num_beams or 1) > 1 or (generation.num_return_sequences or 1) > 1 or drafted:
+            raise NotSupported("only one token at a time can be led along a given path: no beams, drafts or copies")
+        if isinstance(requests[0].layout, Batch):
+            raise NotSupported("the neighbours in a fixed batch have no path to be led along")
+        highest = max((max(request.continuation, default=0) for request in requests), default=0)
+        if highest >= self.facts.vocabulary:
+            raise InvalidRequest(f"the path holds id {highest}, but the model has {self.facts.vocabulary} embeddings")
+        end = next(iter(self.facts.eos_token_ids), self.facts.pad_token_id or 0)
+        return Forced(recorder, [request.continuation for request in requests], start, end)
 
     def _completion(self, request: Request, ids: tuple[int, ...] = (), **fields: Any) -> Completion:
         text, prompt_ids = self.prompts.encode(request.prompt)
@@ -157,7 +175,9 @@ class Transformers:
             **{"finish": "length", **fields},
         )
 
-    def _call(self, inputs: Mapping[str, Any], request: Request, recorder: Recorder) -> tuple[Any, float, int]:
+    def _call(
+        self, inputs: Mapping[str, Any], request: Request, recorder: Recorder, **changes: Any
+    ) -> tuple[Any, float, int]:
         device = self.model.device
         torch.manual_seed(request.generation.seed)
         if device.type == "cuda":
@@ -165,7 +185,7 @@ class Transformers:
             torch.cuda.synchronize(device)
         began = time.monotonic()
         with torch.inference_mode(), torch.autocast(device.type, enabled=False), recorder.listening():
-            output = self._resumed(inputs, request, recorder) or self._generated(inputs, request, recorder)
+            output = self._resumed(inputs, request, recorder) or self._generated(inputs, request, recorder, **changes)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return output, time.monotonic() - began, _memory(device)
@@ -215,6 +235,9 @@ class Transformers:
     def _scored(self, request: Request) -> Completion:
         side = self._side(request.layout if isinstance(request.layout, Batch) else None)
         return score(self.model, self.prompts, request, side, self.top_k, self._precision(request))
+
+    def _likelihood(self, request: Request) -> Completion:
+        return likelihood(self.model, self.prompts, request, self.top_k, self._precision(request))
 
     def _rendered(self, request: Request) -> Completion:
         try:
