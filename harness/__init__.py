@@ -1,6 +1,6 @@
 """Generation evaluation and regression testing for causal language models.
 
-`harness.run("suites/basics.yaml")` is the whole of it: one row for each verdict, as a pandas DataFrame.
+`harness.run("suites/basics.yaml").frame()` is the whole of it: one row for each verdict, as a pandas DataFrame.
 Importing this package imports nothing heavy; each name is fetched from its module when it is first used.
 """
 
@@ -12,8 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pandas import DataFrame
-
     from harness.backends import Backend
     from harness.errors import CannotRun, HarnessError, NothingSelected, SuiteError, UsageError
     from harness.expectations import Expectation
@@ -21,6 +19,7 @@ if TYPE_CHECKING:
     from harness.load import Loaded, json_schema, load_all
     from harness.record import Completion, Record, Request, Target, TargetFacts, Verdict
     from harness.runner import Judged, Runner
+    from harness.runs import Run
     from harness.store import Results
     from harness.suite import Suite
 
@@ -33,6 +32,7 @@ _HOMES = {
     "harness.load": ("Loaded", "json_schema", "load_all"),
     "harness.record": ("Completion", "Record", "Request", "Target", "TargetFacts", "Verdict"),
     "harness.runner": ("Judged", "Runner"),
+    "harness.runs": ("Run",),
     "harness.store": ("Results",),
     "harness.suite": ("Suite",),
 }
@@ -50,6 +50,7 @@ __all__ = [
     "Record",
     "Request",
     "Results",
+    "Run",
     "Runner",
     "Suite",
     "SuiteError",
@@ -57,9 +58,11 @@ __all__ = [
     "TargetFacts",
     "UsageError",
     "Verdict",
+    "compare",
     "json_schema",
     "load_all",
     "matrix",
+    "read",
     "results_frame",
     "run",
     "targets_frame",
@@ -72,26 +75,52 @@ def run(
     keyword: str = "",
     mark: str = "",
     limit: int | None = None,
-) -> DataFrame:
-    """Judge the checks of these suites: a row for each verdict; `attrs` holds counts, outcomes and load errors."""
-    from harness.frame import results_frame
+) -> Run:
+    """Judge the checks of these suites."""
     from harness.load import load_all
     from harness.plan import plan
     from harness.runner import Runner
+    from harness.runs import Run
     from harness.selection import select
 
-    targets = (target,) if isinstance(target, str) else tuple(target)
     checks = plan(load_all(suites)).checks
-    runner = Runner(select(checks, keyword=keyword, mark=mark, targets=targets, limit=limit))
+    runner = Runner(select(checks, keyword=keyword, mark=mark, targets=_names(target), limit=limit))
     try:
         for _ in runner.run():
             pass
     finally:
         runner.close()
-    results = runner.results("harness.run()")
-    frame = results_frame(results)
-    frame.attrs |= {"counts": dict(results.counts), "outcomes": results.outcomes, "errors": list(results.errors)}
-    return frame
+    return Run(runner.results("harness.run()"))
+
+
+def compare(
+    suite: str | Path,
+    *,
+    target: str | Sequence[str] = (),
+    baseline: str = "",
+    limit: int | None = None,
+    checks: bool = True,
+    speed: bool = True,
+) -> Run:
+    """Measure every target of a suite against its baseline, and judge its checks."""
+    from harness.comparison.comparing import prepare
+    from harness.runs import Run
+
+    comparison = prepare([suite], targets=_names(target), baseline=baseline, limit=limit, checks=checks, speed=speed)
+    comparison.run()
+    return Run(comparison.results("harness.compare()"))
+
+
+def read(folder: str | Path) -> Run:
+    """A run folder as it was saved, or a file of one."""
+    from harness.runs import Run
+    from harness.store import read
+
+    return Run(read(Path(folder)))
+
+
+def _names(target: str | Sequence[str]) -> tuple[str, ...]:
+    return (target,) if isinstance(target, str) else tuple(target)
 
 
 def __getattr__(name: str) -> Any:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from harness.record import Completion, Record, TargetFacts
-from harness.store import WORST_FIRST, Results, encodable, outcome_by_check
+from harness.store import WORST_FIRST, Results, outcome_by_check
+from harness.tables import encodable
 
 COLUMNS = [
     "suite",

@@ -17,7 +17,7 @@ from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from harness.errors import Problem, SuiteError, UsageError
 from harness.references import check
-from harness.suite import Suite
+from harness.suite import Reading, Suite
 from harness.wording import explain
 from harness.yaml_source import MAP, STR, read
 from harness.yaml_tree import Pair, Refused, Tree
@@ -120,12 +120,27 @@ def _load(file: str) -> tuple[Loaded, Tree]:
         explain(error.errors(include_url=False), tree)
     tree.next_phase()
     check(data, tree)
+    texts = _text_files(suite, tree) if suite else {}
     if suite is None or tree.problems:
         raise SuiteError(tree.problems)
+    suite = suite.model_copy(update={"compare": suite.compare.model_copy(update={"texts": texts})})
     marks = [node.start_mark for node in tree.find(("tests",))[2].value]
     places = list(zip((test.name for test in suite.tests), marks, strict=True))
     lines = {name: mark.line + 1 for name, mark in places}
     return Loaded(suite, file, lines, {name: mark.name for name, mark in places if mark.name != file}), tree
+
+
+def _text_files(suite: Suite, tree: Tree) -> dict[str, Reading]:
+    """The texts to read; a file is relative to the one that names it."""
+    texts = dict(suite.compare.texts)
+    for name, reading in texts.items():
+        if reading.file is not None:
+            place = ("compare", "texts", name, "file")
+            path = os.path.normpath(os.path.join(os.path.dirname(tree.find(place)[2].start_mark.name), reading.file))
+            if not os.path.isfile(path):
+                tree.report(place, f"no such file: {path}; the path is relative to this file")
+            texts[name] = reading.model_copy(update={"file": path})
+    return texts
 
 
 def _nulls(value: Any, place: Place = ()) -> Iterator[Place]:

@@ -216,7 +216,7 @@ class Completion:
     batch_size: int = 1
     split_after_oom: bool = False
     seconds: float = 0.0  # of the whole batch
-    memory_bytes: int = 0
+    memory_bytes: int = 0  # the most that the process held meanwhile
     warnings: Mapping[str, int] = field(default_factory=dict)
     tail: tuple[int, ...] = ()  # what stands after the row's own end, where other rows went on
     cache: str = ""  # class of the key-value cache that was really used

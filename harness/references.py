@@ -44,6 +44,7 @@ class _Check:
                     path = ("models", name, "completions", index, "quantization")
                     self.names(path, "quantization level", self.levels, completion)
         self.baseline()
+        self.compared()
         for name, rows in self.rows.items():
             self.check_rows(("prompts", name), rows)
             self.columns(name, _prompt_texts(name, self.prompts[name]))
@@ -72,6 +73,16 @@ class _Check:
             for place, name in _texts(("baseline", key), _mapping(self.data.get("baseline")).get(key)):
                 if levels and name in known and name not in _items(levels):
                     self.tree.report(place, f"'{name}' is not among the {key} of this suite: {_listed(levels)}")
+
+    def compared(self) -> None:
+        compare, budget = _mapping(self.data.get("compare")), _mapping(self.data.get("budget"))
+        self.names(("compare", "prompts"), "prompt", self.prompts, compare)
+        self.names(("compare", "generation"), "generation", self.generation, compare)
+        tests = [name for test in _items(self.data.get("tests")) if isinstance(name := _mapping(test).get("name"), str)]
+        self.names(("budget", "must_pass"), "test", tests, budget)
+        if "max_perplexity_ratio" in budget and not compare.get("texts"):
+            place = ("budget", "max_perplexity_ratio")
+            self.tree.report(place, "there is no text to read; name some under `compare: {texts: …}`")
 
     def check_rows(self, path: Path, rows: list[Any]) -> None:
         seen: set[str] = set()

@@ -1,25 +1,35 @@
-"""Run folders: the whole outcome of a run on disk, written once and never changed."""
+"""Run folders: the whole outcome of a run on disk, written once, never changed, and read back whole."""
 
 from __future__ import annotations
 
 import json
-import math
 import os
 import re
 import secrets
 import shutil
+import typing
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from harness import tables
 from harness.errors import CannotRun, UsageError
-from harness.record import Completion, Failure, Record, Request, Target, TargetFacts, Verdict, to_data
+from harness.record import Completion, Failure, Record, Target, TargetFacts, to_data
+from harness.tables import encodable
 
-FORMAT = 1
-RUN, RESULTS, TOKENS = "run.json", "results.parquet", "tokens.parquet"
+if TYPE_CHECKING:
+    from harness.comparison.measured import Measured
+
+FORMAT = 2
+RUN, RESULTS, TOKENS, COMPARISON = "run.json", "results.parquet", "tokens.parquet", "comparison.parquet"
+# What run.json holds of the results, as they are.
+IN_RUN = (
+    *("started", "seconds", "complete", "command", "suites", "counts", "errors", "targets", "facts"),
+    *("environment", "budget"),
+)
 WORST_FIRST = ("error", "failed", "xpassed", "xfailed", "passed", "skipped")
 
 
@@ -40,31 +50,15 @@ class Results:
     errors: tuple[str, ...] = ()  # why targets could not be loaded
     complete: bool = True
     targets: tuple[Target, ...] = ()  # as asked for; the facts say what they became
+    measured: Measured | None = None  # when targets were compared
+    budget: Mapping[str, Any] | None = None  # the suite's, as plain data
+    path: Path | None = field(default=None, compare=False)  # what it was read from
+    lacks: tuple[str, ...] = field(default=(), compare=False)  # what that did not hold, in sentences
 
     @property
     def outcomes(self) -> dict[str, int]:
         """How many checks had each outcome."""
         return dict(Counter(outcome_by_check(self.records).values()))
-
-
-@dataclass(frozen=True)
-class Run:
-    """A run folder that was read."""
-
-    folder: Path
-    meta: Mapping[str, Any]
-
-    def results(self) -> Any:
-        """results.parquet as a pyarrow table: a row for each record."""
-        return _read_table(self.folder / RESULTS)
-
-    def tokens(self) -> Any:
-        """tokens.parquet as a pyarrow table: a row for each completion or failure."""
-        return _read_table(self.folder / TOKENS)
-
-    def records(self) -> tuple[Record, ...]:
-        """The records as they were judged (a number that is not finite comes back as its name)."""
-        return tuple(_record(row) for row in self.results().to_pylist())
 
 
 def outcome_by_check(records: Iterable[Record]) -> dict[str, str]:
@@ -93,22 +87,91 @@ def save(results: Results, parent: Path = Path("reports"), files: Mapping[str, s
     return folder
 
 
-def read(folder: Path) -> Run:
-    """Open a run folder that `save` wrote."""
-    if not (folder / RUN).is_file():
-        raise UsageError(f"{folder} is not a run folder: it has no {RUN}", "Name a folder that `harness run` wrote.")
+def read(path: Path) -> Results:
+    """What `save` wrote: a run folder, its run.json, or one of its tables that was copied away alone."""
+    folder = path if path.is_dir() else path.parent
+    if (folder / RUN).is_file() and (path == folder or path.name in (RUN, RESULTS, TOKENS, COMPARISON)):
+        return _whole(folder)
+    remedy = f"Name a folder that `harness run` wrote, its {RUN}, or a {RESULTS} or {TOKENS} that was copied from one."
+    if path.is_dir():
+        raise UsageError(f"{path} is not a run folder: it has no {RUN}", remedy)
+    if not path.is_file():
+        raise UsageError(f"{path} does not exist", remedy)
+    if path.suffix != ".parquet":
+        raise UsageError(f"{path} is neither a run folder nor a table of one", remedy)
+    table = tables.read_table(path)
+    _check_version(path, tables.version_of(table))
+    try:
+        alone = _alone(path, table)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise tables.damaged(path, error) from error
+    if alone is None:
+        raise UsageError(f"{path} is no table of a run", remedy)
+    return alone
+
+
+def _whole(folder: Path) -> Results:
+    from harness.comparison.measured import Measured
+
     try:
         meta = json.loads((folder / RUN).read_text(encoding="utf-8"))
         version = int(meta["format"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _damaged(folder / RUN, error) from error
-    if version > FORMAT:
-        message = f"{folder} was written by a newer harness: format {version}, this one reads up to {FORMAT}"
-        raise UsageError(message, "Upgrade harness: pip install --upgrade harness")
-    missing = [name for name in (RESULTS, TOKENS) if not (folder / name).is_file()]
+        raise tables.damaged(folder / RUN, error) from error
+    _check_version(folder, version)
+    names = (RESULTS, TOKENS, *([COMPARISON] if meta.get("comparison") else []))
+    missing = [name for name in names if not (folder / name).is_file()]
     if missing:
         raise CannotRun(f"{folder} is damaged: {' and '.join(missing)} missing", "Run again to get a whole one.")
-    return Run(folder, meta)
+    loaded = {name: tables.read_table(folder / name) for name in names}
+    try:
+        answers = tables.answers(loaded[TOKENS])
+        records = _renamed(tables.records(loaded[RESULTS]), answers.renamed)
+        kinds = typing.get_type_hints(Results, localns={"Measured": Measured})
+        plain = {name: tables.from_data(kinds[name], meta[name]) for name in IN_RUN if name in meta}
+        results = Results(records, answers.completions, answers.failures, **plain, path=folder, lacks=_lacks(answers))
+        if COMPARISON not in loaded:
+            return results
+        rest: Measured = tables.from_data(kinds["measured"], meta["comparison"])
+        answered = tables.answered(loaded[COMPARISON])
+        asked = tuple(replace(one, request=answers.renamed.get(one.request, one.request)) for one in answered)
+        return replace(results, measured=replace(rest, answered=asked))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise tables.damaged(folder, error) from error
+
+
+def _alone(path: Path, table: Any) -> Results | None:
+    """What one table tells of a run; None when it is not of a run."""
+    names = set(table.column_names)
+    empty = Results((), (), (), (), {}, (), "", 0.0, {}, "", complete=False, path=path)
+    if {"check", "verdict"} <= names:
+        records = tables.records(table)
+        files = dict.fromkeys((record.suite, record.file) for record in records)
+        suites = tuple({"name": name, "file": file, "sha256": ""} for name, file in files)
+        return replace(empty, records=records, suites=suites, lacks=(f"{path} holds only the verdicts of its run",))
+    if {"request", "top_ids"} <= names:
+        answers = tables.answers(table)
+        lacks = (f"{path} holds only the generations of its run", *_lacks(answers))
+        return replace(empty, completions=answers.completions, failures=answers.failures, lacks=lacks)
+    return None
+
+
+def _lacks(answers: tables.Answers) -> tuple[str, ...]:
+    why = "a run folder of format 1 does not say how they were made"
+    return (f"{answers.untold} generations were left out: {why}",) if answers.untold else ()
+
+
+def _renamed(records: tuple[Record, ...], ids: Mapping[str, str]) -> tuple[Record, ...]:
+    """Requests may have other ids than in the version that wrote them: records follow."""
+    if not ids:
+        return records
+    return tuple(replace(one, requests=tuple(ids.get(id, id) for id in one.requests)) for one in records)
+
+
+def _check_version(path: Path, version: int) -> None:
+    if version > FORMAT:
+        message = f"{path} was written by a newer harness: format {version}, this one reads up to {FORMAT}"
+        raise UsageError(message, "Upgrade harness: pip install --upgrade harness")
 
 
 def _free_name(results: Results, parent: Path) -> Path:
@@ -122,136 +185,28 @@ def _free_name(results: Results, parent: Path) -> Path:
 
 
 def _fill(folder: Path, results: Results, name: str, files: Mapping[str, str]) -> None:
-    _write_table(folder / RESULTS, [_result_row(record) for record in results.records], _result_types())
-    _write_table(folder / TOKENS, _token_rows(results), _token_types())
+    rows = [tables.result_row(record) for record in results.records]
+    tables.write_table(folder / RESULTS, rows, tables.result_types(), FORMAT)
+    rows = tables.token_rows(results.completions, results.failures)
+    tables.write_table(folder / TOKENS, rows, tables.token_types(), FORMAT)
+    if results.measured:
+        rows = tables.answered_rows(results.measured.answered)
+        tables.write_table(folder / COMPARISON, rows, tables.answered_types(), FORMAT)
     for file, text in files.items():
         _write_text(folder / file, text)
     # Last, so that a folder with a run.json is a whole one.
-    _write_text(folder / RUN, _json(_meta(results, name), indent=2))
+    _write_text(folder / RUN, tables.as_json(_meta(results, name), indent=2))
 
 
 def _meta(results: Results, name: str) -> dict[str, Any]:
+    comparison = to_data(replace(results.measured, answered=())) if results.measured else None
     return {
         "format": FORMAT,
         "name": name,
-        "started": results.started,
-        "seconds": results.seconds,
-        "complete": results.complete,
-        "command": results.command,
-        "suites": results.suites,
-        "counts": results.counts,
+        **{field: getattr(results, field) for field in IN_RUN},
         "outcomes": results.outcomes,
-        "errors": results.errors,
-        "targets": results.targets,
-        "facts": results.facts,
-        "environment": results.environment,
+        "comparison": comparison,
     }
-
-
-def _result_row(record: Record) -> dict[str, Any]:
-    row: dict[str, Any] = to_data(record)
-    verdict = row.pop("verdict")
-    return row | {
-        "outcome": record.outcome,
-        "verdict": verdict["status"],
-        "reason": verdict["reason"],
-        "numbers": _json(verdict["numbers"]),
-        "details": verdict["details"],
-    }
-
-
-def _record(row: dict[str, Any]) -> Record:
-    row.pop("outcome")
-    verdict = Verdict(row["verdict"], row.pop("reason"), json.loads(row.pop("numbers")), tuple(row.pop("details")))
-    lists = {name: tuple(row[name]) for name in ("marks", "requests")}
-    return Record(**(row | lists | {"verdict": verdict}))
-
-
-def _token_rows(results: Results) -> list[dict[str, Any]]:
-    rows = [_request_row(target, done.request) | _completion_row(done) for target, done in results.completions]
-    return rows + [
-        _request_row(target, failure.request) | {"error": failure.kind, "error_message": failure.message}
-        for target, failure in results.failures
-    ]
-
-
-def _request_row(target: str, request: Request) -> dict[str, Any]:
-    return {
-        "request": request.id,
-        "target": target,
-        "prompt": _json(request.prompt),
-        "generation": _json(request.generation),
-        "layout": request.layout if isinstance(request.layout, str) else _json(request.layout),
-        "repeat": request.repeat,
-        "fresh_process": request.fresh_process,
-    }
-
-
-def _completion_row(done: Completion) -> dict[str, Any]:
-    plain = (
-        "prompt_text prompt_ids ids tokens text finish precision padding pads batch_size "
-        "split_after_oom seconds memory_bytes"
-    )
-    return {name: getattr(done, name) for name in plain.split()} | {
-        "logprob": [step.logprob for step in done.steps],
-        "top_ids": [step.top_ids for step in done.steps],
-        "top_logprobs": [step.top_logprobs for step in done.steps],
-        "max_logit": [step.max_logit for step in done.steps],
-        "generation_config": _json(done.generation_config),
-        "warnings": _json(done.warnings),
-    }
-
-
-def _result_types() -> dict[str, Any]:
-    """Columns of results.parquet; said in full, because a run without records still has them."""
-    import pyarrow as pa
-
-    names = (
-        "check suite file line test target model quantization prompt generation expectation outcome verdict reason "
-        "numbers details xfail marks requests text new_tokens finish seconds"
-    )
-    texts = pa.list_(pa.string())
-    other = {"line": pa.int64(), "new_tokens": pa.int64(), "seconds": pa.float64()}
-    other |= {"details": texts, "marks": texts, "requests": texts}
-    return {name: other.get(name, pa.string()) for name in names.split()}
-
-
-def _token_types() -> dict[str, Any]:
-    import pyarrow as pa
-
-    names = (
-        "request target prompt generation layout repeat fresh_process prompt_text prompt_ids ids tokens text finish "
-        "logprob top_ids top_logprobs max_logit precision padding pads batch_size split_after_oom seconds "
-        "memory_bytes generation_config warnings error error_message"
-    )
-    whole, real = pa.int64(), pa.float64()
-    other = dict.fromkeys(("repeat", "pads", "batch_size", "memory_bytes"), whole)
-    other |= {"fresh_process": pa.bool_(), "split_after_oom": pa.bool_(), "seconds": real}
-    other |= {"prompt_ids": pa.list_(whole), "ids": pa.list_(whole), "tokens": pa.list_(pa.string())}
-    other |= {"logprob": pa.list_(real), "max_logit": pa.list_(real)}
-    other |= {"top_ids": pa.list_(pa.list_(whole)), "top_logprobs": pa.list_(pa.list_(pa.float32()))}
-    return {name: other.get(name, pa.string()) for name in names.split()}
-
-
-def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], types: Mapping[str, Any]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns = [pa.array([encodable(row.get(name)) for row in rows], kind) for name, kind in types.items()]
-    with path.open("wb") as file:
-        pq.write_table(pa.table(columns, names=list(types)), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _read_table(path: Path) -> Any:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path)
-    except (OSError, pa.ArrowException) as error:
-        raise _damaged(path, error) from error
 
 
 def _write_text(path: Path, text: str) -> None:
@@ -259,31 +214,3 @@ def _write_text(path: Path, text: str) -> None:
         file.write(encodable(text).encode())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _json(value: Any, indent: int | None = None) -> str:
-    return json.dumps(_finite(to_data(value)), ensure_ascii=False, allow_nan=False, indent=indent)
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN, no infinity and no foreign objects: each is written as its name."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value if value is None or isinstance(value, (str, int, float)) else str(value)
-
-
-def encodable(value: Any) -> Any:
-    r"""Half a surrogate pair has no UTF-8: it is written as \udXXX, so that it can still be seen."""
-    if isinstance(value, str):
-        return value.encode("utf-8", "backslashreplace").decode()
-    if isinstance(value, (list, tuple)) and value and isinstance(value[0], str):
-        return type(value)(encodable(item) for item in value)
-    return value
-
-
-def _damaged(path: Path, error: Exception) -> CannotRun:
-    return CannotRun(f"{path} is damaged: {error}", "Run again to get a whole run folder.")

@@ -9,7 +9,7 @@ from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
 from harness.expectations import Expect
-from harness.inputs import GREEDY, Attention, Dtype, Frozen, Generation, Level, Model, Name, Prompt
+from harness.inputs import GREEDY, Attention, Dtype, Frozen, Generation, Level, Model, Name, Number, Prompt, either
 
 
 def _once(values: tuple[str, ...] | None) -> tuple[str, ...] | None:
@@ -113,6 +113,76 @@ class Test(Frozen):
         return expect
 
 
+class Reading(Frozen):
+    """A text to read: how likely it is to a target. Its paragraphs are read one by one."""
+
+    text: StrictStr | None = Field(None, min_length=1, description="The text itself; an empty line parts paragraphs.")
+    file: StrictStr | None = Field(None, description="A text file, relative to this one.")
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return either({"type": "string"}, handler.resolve_ref_schema(handler(core_schema)))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_text(cls, value: object) -> object:
+        return {"text": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Reading:
+        if (self.text is None) == (self.file is None):
+            raise ValueError("a text to read is either text or a file")
+        return self
+
+
+class Speed(Frozen):
+    """How speed is measured: each size of batch, again and again, with every row going on to the same length."""
+
+    repeats: StrictInt = Field(5, ge=2, le=1000, description="So many times, after one to warm up.")
+    new_tokens: StrictInt = Field(24, ge=2, description="So many in each row, whatever the model would say.")
+    batch_size: StrictInt | None = Field(
+        None, ge=2, le=1024, description="Rows beside a single one. Unset: the suite's batch_size, or 8."
+    )
+
+
+class Compare(Frozen):
+    """What `harness compare` looks at. Unset: every prompt of the suite under `greedy`."""
+
+    prompts: Names | None = Field(None, description="Names of prompts; unset: all.")
+    generation: Names = Field(
+        ("greedy",), description="Generation configs, each on every target; the first belongs to the baseline."
+    )
+    texts: dict[Name, Reading] = Field(
+        default_factory=dict, description="Texts whose perplexity is compared, by name: written here, or files."
+    )
+    speed: Speed = Field(Speed(), description="How speed is measured.")
+
+
+class Budget(Frozen):
+    """What a target may cost to be shipped."""
+
+    max_kl: Number | None = Field(
+        None, ge=0, description="Mean KL to the baseline, nats a token, on the baseline's own continuations."
+    )
+    min_top1: Number | None = Field(
+        None, ge=0, le=1, description="Share of tokens that the baseline and the target hold for the likeliest."
+    )
+    max_perplexity_ratio: Number | None = Field(
+        None, gt=0, description="Perplexity of the given texts over the baseline's."
+    )
+    min_speedup: Number | None = Field(
+        None, gt=0, description="Tokens a second over the baseline's, at the suite's batch."
+    )
+    max_memory_mb: Number | None = Field(None, gt=0, description="Peak memory while generating at the suite's batch.")
+    must_pass: Names | None = Field(None, description="Tests that must pass; a known failure is one, too.")
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Budget:
+        if not self.model_fields_set:
+            raise ValueError("a budget has at least one limit")
+        return self
+
+
 class Suite(Frozen):
     """One YAML file: models, quantization levels, prompts, generation configs, tests."""
 
@@ -142,6 +212,8 @@ class Suite(Frozen):
     )
     prompts: dict[Name, Prompt] = Field(min_length=1, description="Prompts by name.")
     tests: tuple[Test, ...] = Field(min_length=1, description="What must hold.")
+    compare: Compare = Field(Compare(), description="What `harness compare` looks at.")
+    budget: Budget | None = Field(None, description="What a target may cost: `harness compare` says who keeps it.")
 
     def generation_named(self, name: str) -> Generation:
         return self.generation.get(name, GREEDY)

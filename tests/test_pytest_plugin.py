@@ -505,9 +505,9 @@ def test_option_harness_report_writes_a_run_folder(project: Project) -> None:
     (folder,) = (here.path / "out").iterdir()
     assert lines_with(result, "harness: report") == [f"harness: report out/{folder.name}"]
     run = read(folder)
-    assert [record.check for record in run.records()] == IDS
-    assert run.meta["command"] == "pytest suites --harness-report out"
-    assert run.meta["complete"] is True
+    assert [record.check for record in run.records] == IDS
+    assert run.command == "pytest suites --harness-report out"
+    assert run.complete is True
     assert (folder / "report.html").is_file()
 
 

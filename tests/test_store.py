@@ -1,15 +1,30 @@
 import dataclasses
 import errno
 import json
+import math
 import re
 from array import array
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness.comparison.measured import Answered, Candidate, Measured, Passage, Replay, Timing
 from harness.errors import CannotRun, UsageError
-from harness.inputs import GREEDY, Model
-from harness.record import Batch, Completion, Failure, Record, Request, Step, Target, TargetFacts, Text, Verdict
+from harness.inputs import GREEDY, Generation, Message, Model, ScriptedCompletion
+from harness.record import (
+    Batch,
+    Completion,
+    Failure,
+    Record,
+    Request,
+    Returned,
+    Step,
+    Target,
+    TargetFacts,
+    Text,
+    Verdict,
+)
 from harness.store import Results, outcome_by_check, read, save
 
 REQUEST = Request(Text("Hello"), GREEDY)
@@ -50,9 +65,9 @@ def completion(**changes):
         finish="eos",
         steps=(
             Step(-0.5, array("i", (3, 9)), array("f", (-0.5, -1.5)), 11.0),
-            Step(-0.25, (4, 8), (-0.25, -2.0), 12.5),
+            Step(-0.25, array("i", (4, 8)), array("f", (-0.25, -2.0)), 12.5),
         ),
-        generation_config={"do_sample": False, "dtype": object},
+        generation_config={"do_sample": False, "eos_token_id": [2, 3], "bos_token_id": None},
         padding="left",
         pads=3,
         batch_size=2,
@@ -80,24 +95,147 @@ def results(**changes):
     return dataclasses.replace(plain, **changes)
 
 
-def test_a_run_comes_back_as_it_was(tmp_path):
-    outcome = results()
-    run = read(save(outcome, tmp_path))
-    assert run.records() == outcome.records
-    assert run.meta["counts"] == {"asked": 3, "distinct": 2, "generated": 2}
-    assert run.meta["outcomes"] == {"passed": 1, "failed": 1}
-    assert run.meta["facts"][0]["eos_token_ids"] == [2]
-    assert run.meta["targets"][0]["model"] == {"path": "some/model"}
-    assert run.meta["suites"] == [{"name": "basics", "file": "basics.yaml", "sha256": "ab12"}]
-    assert (run.meta["format"], run.meta["complete"], run.meta["command"]) == (1, True, "harness run basics.yaml")
+def rows(folder, name="tokens.parquet"):
+    """A table as any other program reads it."""
+    return pq.read_table(folder / name).to_pylist()
+
+
+def everything():
+    """Results in which no field has its default, so that one that is forgotten shows."""
+    turns = (Message(role="system", content="Be brief. "), Message(role="user", content="Köln?\n"))
+    layout = Batch((Text("Hello"), Text(ids=(1, 2))), "right", False, 7)
+    generation = Generation(do_sample=True, temperature=0.7, top_k=5, stop_strings=("\n", "."), seed=3)
+    one = Request(Text(messages=turns, continued=True), generation, layout, 2, True, "replay", 1, (3, 4), True)
+    one = one.replace(attention="eager", float32=True, resume_after=1)
+    steps = (
+        Step(-0.5, array("i", (3, 9)), array("f", (-0.5, -1.5)), 11.0),
+        Step(-0.25, array("i", (4,)), array("f", (-0.25,)), float("inf")),
+    )
+    done = completion(
+        request=one,
+        finish="stop",
+        steps=steps,
+        precision="bfloat16",
+        generation_config={"temperature": 0.7, "eos_token_id": [2, 3], "bos_token_id": None, "limit": float("-inf")},
+        split_after_oom=True,
+        tail=(0, 5),
+        cache="StaticCache",
+        attention="eager",
+        returned=(Returned((3, 4), "Hi there", -1.25), Returned((5,), "NaN")),
+    )
+    replay = Replay(
+        (0.5, 0.0), (3, 4), (9, 4), (1.5, 0.0), (0.5, 0.0), (-0.5, -1.0), (-0.25, -2.0), (1.0, 0.0), (False, True)
+    )
+    nothing = Replay((), (), (), (), (), (), (), (), ())
+    answered = (
+        Answered("m", "a", one.id, replay),
+        Answered("m", "b", REQUEST.id, why_not="it was empty"),
+        Answered("m", "c", REQUEST.id, nothing),
+    )
+    measured = Measured(
+        baseline="m",
+        candidates=(Candidate("m", "m", "greedy"), Candidate("m/warm", "m", "warm")),
+        answered=answered,
+        passages=(Passage("m", "news", 12.5, 3, 14), Passage("m", "endless", float("inf"), 1, 1)),
+        timings=(Timing("m", 1.5, 2, 3, 4, 5, (0.1, 0.2), (3.5,), (7.0, 8.0), 4, (0.01, 0.02)),),
+        not_measured={"m-nf4": "no CUDA here"},
+        notes=("vocabularies differ",),
+    )
+    facts = TargetFacts(
+        *(
+            "m",
+            "cuda:0",
+            "bfloat16",
+            "sdpa",
+            "DynamicCache",
+            "Fast",
+            "left",
+            True,
+            0,
+            "eos",
+            (2, 3),
+            "digest",
+            2048,
+            95,
+        ),
+        *("some/model", "ab12", 540, {"Linear": 3}, {"temperature": 0.6, "eos_token_id": [2]}, True, ("dynamic_rope",)),
+        *(0.5, 100, 200, {"careful": 1}),
+    )
+    numbers = {"kind": "numeric", "at": 3, "worst": float("inf")}
+    scripted = Model(backend="scripted", completions=(ScriptedCompletion(text="Hi", margin=0.5),))
+    return results(
+        records=(record(verdict=Verdict("failed", "no", numbers, ("a",)), xfail="known", requests=(one.id, "b")),),
+        completions=(("m", done), ("m", completion(request=REQUEST.replace(row=0), steps=()))),
+        failures=(("m", Failure(one.replace(kind="score"), "numeric", "NaN in the logits")),),
+        facts=(facts,),
+        errors=("n: no such model",),
+        complete=False,
+        targets=(Target("m", "m", Model(path="some/model", dtype="bfloat16")), Target("s-nf4", "s", scripted, "nf4")),
+        environment={"python": "3.11.7", "torch": {"threads": 2, "devices": ["a", "b"]}, "git": {"dirty": None}},
+        measured=measured,
+        budget={"max_kl": 0.01, "must_pass": ["t"], "max_memory_mb": None},
+    )
+
+
+NOT_KEPT = {"rendering", "raw_logits", "processed_logits", "distributions"}  # the last ones would be far too large
+
+
+def test_a_run_comes_back_whole(tmp_path):
+    outcome = everything()
+    folder = save(outcome, tmp_path)
+    back = read(folder)
+    for field in dataclasses.fields(Results):
+        if field.compare:
+            assert getattr(back, field.name) == getattr(outcome, field.name), field.name
+    assert back == outcome
+    assert (back.path, back.lacks) == (folder, ())
+
+
+@pytest.mark.parametrize("name", ["run.json", "results.parquet", "tokens.parquet", "comparison.parquet"])
+def test_a_file_of_a_run_folder_stands_for_the_folder(tmp_path, name):
+    folder = save(everything(), tmp_path)
+    assert read(folder / name) == everything()
+    assert read(folder / name).path == folder
+
+
+def test_the_sample_of_everything_leaves_no_field_at_its_default():
+    outcome = everything()
+    nouns = [outcome, outcome.records[0], outcome.completions[0][1], outcome.completions[0][1].request]
+    nouns += [outcome.facts[0], outcome.measured, outcome.measured.timings[0], outcome.targets[1]]
+    for noun in nouns:
+        for field in dataclasses.fields(noun):
+            if field.name not in NOT_KEPT | {"path", "lacks"} and field.default is not dataclasses.MISSING:
+                assert getattr(noun, field.name) != field.default, f"{type(noun).__name__}.{field.name}"
+
+
+def test_a_read_request_has_the_id_that_stands_in_the_table(tmp_path):
+    outcome = everything()
+    folder = save(outcome, tmp_path)
+    back = read(folder)
+    asked = [done.request for _, done in back.completions] + [failure.request for _, failure in back.failures]
+    assert [request.id for request in asked] == [row["request"] for row in rows(folder)]
+    assert [request.id for request in asked] == [
+        done.request.id for _, done in (*outcome.completions, *outcome.failures)
+    ]
+
+
+def test_run_json_says_what_a_reader_looks_for(tmp_path):
+    meta = json.loads((save(results(), tmp_path) / "run.json").read_text())
+    assert meta["counts"] == {"asked": 3, "distinct": 2, "generated": 2}
+    assert meta["outcomes"] == {"passed": 1, "failed": 1}
+    assert meta["facts"][0]["eos_token_ids"] == [2]
+    assert meta["targets"][0]["model"] == {"path": "some/model"}
+    assert meta["suites"] == [{"name": "basics", "file": "basics.yaml", "sha256": "ab12"}]
+    assert (meta["format"], meta["complete"], meta["command"]) == (2, True, "harness run basics.yaml")
 
 
 def test_a_completion_is_one_row_with_all_that_was_recorded(tmp_path):
-    row, _ = read(save(results(), tmp_path)).tokens().to_pylist()
-    done = completion()
+    steps = (completion().steps[0], Step(-0.25, (4, 8), (-0.25, -2.0), 12.5))
+    done = completion(steps=steps, generation_config={"do_sample": False, "dtype": object})
+    row, _ = rows(save(results(completions=(("m", done),)), tmp_path))
     for name in ("prompt_text", "text", "finish", "padding", "pads", "batch_size", "seconds", "memory_bytes"):
         assert row[name] == getattr(done, name), name
-    assert (row["request"], row["target"], row["layout"]) == (REQUEST.id, "m", "any")
+    assert (row["request"], row["target"], row["layout"], row["kind"]) == (REQUEST.id, "m", "any", "generate")
     assert (row["prompt_ids"], row["ids"], row["tokens"]) == ([1, 2], [3, 4], ["Hi", " there"])
     assert row["logprob"] == [-0.5, -0.25]
     assert row["top_ids"] == [[3, 9], [4, 8]]
@@ -110,7 +248,7 @@ def test_a_completion_is_one_row_with_all_that_was_recorded(tmp_path):
 
 
 def test_a_failure_is_a_row_without_tokens(tmp_path):
-    _, row = read(save(results(), tmp_path)).tokens().to_pylist()
+    _, row = rows(save(results(), tmp_path))
     assert (row["error"], row["error_message"], row["repeat"]) == ("numeric", "NaN in the logits", 1)
     assert row["ids"] is None
     assert row["text"] is None
@@ -119,16 +257,37 @@ def test_a_failure_is_a_row_without_tokens(tmp_path):
 def test_a_fixed_batch_is_told_in_full(tmp_path):
     layout = Batch((Text("Hello"), Text("Hi")), "right")
     done = completion(request=REQUEST.replace(layout=layout))
-    row = read(save(results(completions=(("m", done),)), tmp_path)).tokens().to_pylist()[0]
+    row = rows(save(results(completions=(("m", done),)), tmp_path))[0]
     assert json.loads(row["layout"])["padding"] == "right"
     assert [text["text"] for text in json.loads(row["layout"])["rows"]] == ["Hello", "Hi"]
 
 
-def test_a_run_without_records_still_has_its_columns(tmp_path):
-    run = read(save(results(records=(), completions=(), failures=()), tmp_path))
-    assert run.records() == ()
-    assert {"check", "outcome", "numbers"} <= set(run.results().column_names)
-    assert {"request", "top_ids", "error"} <= set(run.tokens().column_names)
+def test_a_replay_is_one_row_with_a_value_a_token(tmp_path):
+    first, second, third = rows(save(everything(), tmp_path), "comparison.parquet")
+    assert (first["candidate"], first["prompt"], first["kl"], first["top"]) == ("m", "a", [0.5, 0.0], [9, 4])
+    assert (second["kl"], second["why_not"]) == (None, "it was empty")
+    assert third["kl"] == []
+
+
+@pytest.mark.parametrize("kept", ["nothing", "failures", "records"])
+def test_a_run_that_lacks_something_still_has_its_columns(tmp_path, kept):
+    outcome = results(**{name: () for name in ("records", "completions", "failures") if name != kept})
+    folder = save(outcome, tmp_path)
+    assert read(folder) == outcome
+    assert {"check", "outcome", "numbers"} <= set(pq.read_schema(folder / "results.parquet").names)
+    assert {"request", "top_ids", "error"} <= set(pq.read_schema(folder / "tokens.parquet").names)
+
+
+def test_many_completions_come_back_each_with_its_own_steps(tmp_path, monkeypatch):
+    def numbered(number):
+        made = [Step(-step, array("i", (number, step)), array("f", (number, -step)), 9.0) for step in range(number % 4)]
+        return completion(request=REQUEST.replace(repeat=number), steps=tuple(made), ids=(number,) * (number % 3))
+
+    written = pq.write_table
+    monkeypatch.setattr(pq, "write_table", lambda *args, **options: written(*args, row_group_size=7, **options))
+    several = tuple(("m", numbered(number)) for number in range(50))
+    outcome = results(completions=several)
+    assert read(save(outcome, tmp_path)) == outcome
 
 
 def test_the_folder_is_named_by_start_and_suites(tmp_path):
@@ -145,7 +304,7 @@ def test_a_run_never_overwrites_another(tmp_path, monkeypatch):
     first = save(results(), tmp_path)
     second = save(results(command="another"), tmp_path)
     assert (first.name[-4:], second.name[-4:]) == ("aaaa", "bbbb")
-    assert read(first).meta["command"] == "harness run basics.yaml"
+    assert read(first).command == "harness run basics.yaml"
 
 
 def test_further_files_are_put_beside_the_data(tmp_path):
@@ -162,34 +321,54 @@ def test_further_files_are_put_beside_the_data(tmp_path):
 
 def test_numbers_that_are_not_finite_are_written_as_words(tmp_path):
     verdict = Verdict("failed", "no", {"nan": float("nan"), "up": float("inf"), "down": float("-inf")})
-    steps = (Step(float("-inf"), (1,), (float("-inf"),), float("inf")),)
+    steps = (Step(float("-inf"), array("i", (1,)), array("f", (float("-inf"),)), float("inf")),)
     outcome = results(
         records=(record(verdict=verdict),),
         completions=(("m", completion(steps=steps, generation_config={"p": float("nan")})),),
         seconds=float("nan"),
     )
-    run = read(save(outcome, tmp_path))
-    assert run.meta["seconds"] == "NaN"
-    assert run.records()[0].verdict.numbers == {"nan": "NaN", "up": "Infinity", "down": "-Infinity"}
-    row = run.tokens().to_pylist()[0]
-    assert row["logprob"] == [float("-inf")]
-    assert json.loads(row["generation_config"]) == {"p": "NaN"}
+    folder = save(outcome, tmp_path)
+    assert json.loads((folder / "run.json").read_text())["seconds"] == "NaN"
+    assert json.loads(rows(folder, "results.parquet")[0]["numbers"]) == {
+        "nan": "NaN",
+        "up": "Infinity",
+        "down": "-Infinity",
+    }
+    assert json.loads(rows(folder)[0]["generation_config"]) == {"p": "NaN"}
+    back = read(folder)
+    (_, done), numbers = back.completions[0], back.records[0].verdict.numbers
+    assert math.isnan(back.seconds)
+    assert math.isnan(numbers["nan"])
+    assert (numbers["up"], numbers["down"]) == (float("inf"), float("-inf"))
+    assert math.isnan(done.generation_config["p"])
+    assert done.steps == steps
 
 
 def test_half_a_surrogate_pair_is_written_visibly(tmp_path):
     odd = "a\ud83d\x00\x1b[31m\u202eb"
     outcome = results(
         records=(record(text=odd, verdict=Verdict("failed", odd, {"text": odd}, (odd,))),),
-        completions=(("m", completion(text=odd, tokens=("a", "\ud83d"), warnings={odd: 1})),),
+        completions=(("m", completion(request=Request(Text(odd), GREEDY), text=odd, tokens=("a", "\ud83d"))),),
         errors=(odd,),
     )
-    run = read(save(outcome, tmp_path))
+    back = read(save(outcome, tmp_path))
     written = "a\\ud83d\x00\x1b[31m\u202eb"
-    assert run.records()[0].text == written
-    assert run.records()[0].verdict.details == (written,)
-    row = run.tokens().to_pylist()[0]
-    assert (row["text"], row["tokens"]) == (written, ["a", "\\ud83d"])
-    assert run.meta["errors"] == [odd]
+    assert back.records[0].text == written
+    assert back.records[0].verdict.details == (written,)
+    (_, done), *_ = back.completions
+    assert (done.text, done.tokens) == (written, ("a", "\\ud83d"))
+    assert back.errors == (odd,)
+    assert done.request == Request(Text(odd), GREEDY)
+
+
+def test_texts_that_look_like_numbers_or_data_stay_texts(tmp_path):
+    said = Request(Text("NaN"), Generation(stop_strings=("Infinity", "null")))
+    outcome = results(
+        completions=(("m", completion(request=said, text="null", generation_config={}, warnings={"NaN": 1})),),
+        failures=(("m", Failure(Request(Text('{"rows": 1}'), GREEDY, layout="alone"), "NaN", "-Infinity")),),
+        records=(record(text="NaN", verdict=Verdict("passed", "NaN", {}, ("Infinity",))),),
+    )
+    assert read(save(outcome, tmp_path)) == outcome
 
 
 def test_a_parent_that_cannot_be_written_is_told_with_a_remedy(tmp_path):
@@ -219,36 +398,110 @@ def test_a_run_that_breaks_while_written_leaves_nothing_behind(tmp_path, monkeyp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    for folder in (tmp_path, tmp_path / "absent"):
-        with pytest.raises(UsageError, match=r"not a run folder: it has no run\.json"):
-            read(folder)
+def test_what_is_no_run_is_refused(tmp_path):
+    (tmp_path / "suite.yaml").write_text("suite: s")
+    pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
+    for path, message in {
+        tmp_path: r"not a run folder: it has no run\.json",
+        tmp_path / "absent": "does not exist",
+        tmp_path / "suite.yaml": "neither a run folder nor a table of one",
+        tmp_path / "other.parquet": "is no table of a run",
+    }.items():
+        with pytest.raises(UsageError, match=message) as caught:
+            read(path)
+        assert "Name a folder that `harness run` wrote" in caught.value.remedy
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "x"}', "{}", "null"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"format": "x"}', "{}", "null", '{"format": 2}', '{"format": 2, "facts": 3}']
+)
 def test_a_damaged_run_json_is_told(tmp_path, text):
     folder = save(results(), tmp_path)
     (folder / "run.json").write_text(text)
-    with pytest.raises(CannotRun, match=r"run\.json is damaged"):
+    with pytest.raises(CannotRun, match="is damaged"):
         read(folder)
 
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path):
     folder = save(results(), tmp_path)
-    (folder / "run.json").write_text('{"format": 2}')
-    with pytest.raises(UsageError, match="newer harness: format 2, this one reads up to 1") as caught:
+    (folder / "run.json").write_text('{"format": 3}')
+    with pytest.raises(UsageError, match="newer harness: format 3, this one reads up to 2") as caught:
         read(folder)
     assert "pip install --upgrade harness" in caught.value.remedy
+    table = pq.read_table(folder / "tokens.parquet").replace_schema_metadata({"harness.format": "3"})
+    pq.write_table(table, tmp_path / "newer.parquet")
+    with pytest.raises(UsageError, match="newer harness: format 3"):
+        read(tmp_path / "newer.parquet")
 
 
 def test_missing_and_damaged_tables_are_told(tmp_path):
-    folder = save(results(), tmp_path)
+    folder = save(everything(), tmp_path)
+    (folder / "comparison.parquet").rename(tmp_path / "away")
+    with pytest.raises(CannotRun, match=r"comparison\.parquet missing"):
+        read(folder)
+    (tmp_path / "away").rename(folder / "comparison.parquet")
     (folder / "results.parquet").write_bytes((folder / "results.parquet").read_bytes()[:100])
     with pytest.raises(CannotRun, match=r"results\.parquet is damaged"):
-        read(folder).results()
+        read(folder)
     (folder / "tokens.parquet").unlink()
     with pytest.raises(CannotRun, match=r"tokens\.parquet missing"):
-        read(folder)
+        read(folder / "run.json")
+
+
+def test_a_table_without_a_column_that_is_needed_is_told(tmp_path):
+    folder = save(results(), tmp_path)
+    for name, column in (("tokens.parquet", "ids"), ("results.parquet", "numbers")):
+        table = pq.read_table(folder / name)
+        pq.write_table(table.drop_columns([column]), folder / name)
+        with pytest.raises(CannotRun, match="is damaged"):
+            read(folder)
+        pq.write_table(table, folder / name)
+    assert read(folder).outcomes == {"passed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize(("name", "missing"), [("tokens", "records"), ("results", "completions")])
+def test_a_table_that_was_copied_away_is_read_alone(tmp_path, name, missing):
+    outcome = results()
+    path = tmp_path / f"{name}-before.parquet"
+    (save(outcome, tmp_path) / f"{name}.parquet").rename(path)
+    back = read(path)
+    kept = ("completions", "failures") if name == "tokens" else ("records",)
+    for one in kept:
+        assert getattr(back, one) == getattr(outcome, one)
+    assert getattr(back, missing) == ()
+    assert back.complete is False
+    assert (back.facts, back.environment, back.path) == ((), {}, path)
+    assert [suite["name"] for suite in back.suites] == (["basics"] if name == "results" else [])
+    assert back.lacks[0].startswith(f"{path} holds only the {'generations' if name == 'tokens' else 'verdicts'}")
+
+
+def test_a_folder_of_the_first_format_is_read_as_far_as_it_goes(tmp_path):
+    scored = completion(request=REQUEST.replace(kind="score"))
+    outcome = results(completions=(("m", completion()), ("m", scored)))
+    folder = save(outcome, tmp_path)
+    table = pq.read_table(folder / "tokens.parquet")
+    added = "kind row continuation position_ids asked_attention float32 resume_after tail returned cache attention"
+    pq.write_table(table.drop_columns(added.split()).replace_schema_metadata(None), folder / "tokens.parquet")
+    meta = json.loads((folder / "run.json").read_text())
+    first = {key: value for key, value in meta.items() if key not in ("budget", "comparison")} | {"format": 1}
+    (folder / "run.json").write_text(json.dumps(first))
+    back = read(folder)
+    assert back.completions == outcome.completions[:1]
+    assert back.failures == outcome.failures
+    assert back.records == outcome.records
+    assert back.lacks == ("1 generations were left out: a run folder of format 1 does not say how they were made",)
+
+
+def test_requests_that_have_another_id_by_now_are_still_those_of_their_records(tmp_path):
+    outcome = dataclasses.replace(everything(), records=(record(),), completions=(("m", completion()),))
+    folder = save(outcome, tmp_path)
+    for name, column in (("tokens", "request"), ("results", "requests"), ("comparison", "request")):
+        table = pq.read_table(folder / f"{name}.parquet")
+        index, kind = table.column_names.index(column), table.schema.field(column).type
+        old = json.loads(json.dumps(table[column].to_pylist()).replace(REQUEST.id, "0ld"))
+        pq.write_table(table.set_column(index, column, pa.array(old, kind)), folder / f"{name}.parquet")
+    assert rows(folder, "results.parquet")[0]["requests"] == ["0ld"]
+    assert read(folder) == outcome
 
 
 def test_a_check_is_as_bad_as_its_worst_expectation():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import gc
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.backends import Progress, bare, logs, variants
+from harness.backends import Progress, bare, logs, memory, variants
 from harness.backends.loading import open_target, plain
 from harness.backends.pipeline import TokenizerPipeline
 from harness.backends.prompts import Prompts, position
@@ -60,9 +59,7 @@ class Transformers:
 
     def close(self) -> None:
         self.model = None
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.release()
 
     def _run(self, requests: Sequence[Request]) -> list[Completion | Failure]:
         if not requests:
@@ -78,9 +75,7 @@ class Transformers:
             kind = NotSupported.kind if _says_unsupported(error) else "error"
             return [Failure(request, kind, f"{type(error).__name__}: {error}") for request in requests]
         # Outside the except block: its traceback would keep the batch's tensors alive.
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        memory.release()
         if len(requests) == 1 or isinstance(requests[0].layout, Batch):
             remedy = "Take a smaller level, fewer new tokens or a smaller batch_size."
             return [Failure(request, OutOfMemory.kind, f"out of memory: {message}\n  {remedy}") for request in requests]
@@ -114,7 +109,7 @@ class Transformers:
         start = 1 if "encoder_decoder" in self.facts.traits else inputs["input_ids"].shape[1]
         forced = self._forced(requests, recorder, start) if first.kind == "replay" else None
         with logs.captured() as warnings, forced.listening(self.model) if forced else nullcontext():
-            output, seconds, memory = self._call(inputs, first, recorder, **(forced.limit if forced else {}))
+            output, seconds, peak = self._call(inputs, first, recorder, **(forced.limit if forced else {}))
         self.facts = dataclasses.replace(self.facts, cache=recorder.cache)
         config = plain(recorder.generation_config)
         copies = len(output.sequences) // len(rows)
@@ -138,7 +133,7 @@ class Transformers:
                     pads=pads[row],
                     batch_size=len(rows),
                     seconds=seconds,
-                    memory_bytes=memory,
+                    memory_bytes=peak,
                     warnings=dict(warnings),
                     tail=tail,
                     cache=recorder.cache,
@@ -180,15 +175,15 @@ class Transformers:
     ) -> tuple[Any, float, int]:
         device = self.model.device
         torch.manual_seed(request.generation.seed)
+        memory.reset_peak(str(device))
         if device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats(device)
             torch.cuda.synchronize(device)
         began = time.monotonic()
         with torch.inference_mode(), torch.autocast(device.type, enabled=False), recorder.listening():
             output = self._resumed(inputs, request, recorder) or self._generated(inputs, request, recorder, **changes)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
-        return output, time.monotonic() - began, _memory(device)
+        return output, time.monotonic() - began, memory.peak(str(device))
 
     def _generated(self, inputs: Mapping[str, Any], request: Request, recorder: Recorder, **changes: Any) -> Any:
         layout = request.layout
@@ -297,12 +292,3 @@ def _says_unsupported(error: Exception) -> bool:
 
 def _marked_split(answer: Completion | Failure) -> Completion | Failure:
     return dataclasses.replace(answer, split_after_oom=True) if isinstance(answer, Completion) else answer
-
-
-def _memory(device: torch.device) -> int:
-    """Peak bytes of the batch on the GPU; on a CPU the resident size of the process after it."""
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    import psutil
-
-    return int(psutil.Process().memory_info().rss)

@@ -57,9 +57,9 @@ class Passage:
 
 @dataclass(frozen=True)
 class Timing:
-    """How fast and how large one target was. Seconds and rates: one value a repetition, in order, warm-up left out."""
+    """How fast and how large one candidate was. Seconds and rates: a value a repetition, the warm-up left out."""
 
-    target: str
+    candidate: str
     load_seconds: float = 0.0
     load_peak_bytes: int = 0  # while loading, above what the process held before
     weight_bytes: int = 0  # of real storages on the device

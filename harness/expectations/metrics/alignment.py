@@ -34,6 +34,12 @@ def in_common(one: Sequence[Hashable], other: Sequence[Hashable]) -> int:
     return len(long) - free.bit_count()
 
 
+def similarity(one: str, other: str) -> float:
+    """1 for equal texts, 0 for texts without a character in common."""
+    longer = max(len(one), len(other))
+    return 1 - edit_distance(one, other) / longer if longer else 1.0
+
+
 def _places(items: Sequence[Hashable]) -> Callable[[Hashable], int]:
     """Where an item stands in the sequence, as the bits of an integer."""
     found: dict[Hashable, list[int]] = {}

@@ -1,0 +1,77 @@
+"""A suite compared: the checks of every target, and its measurements while it is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness.answers import Observer
+from harness.comparison.measuring import Measurer, in_order
+from harness.errors import UsageError
+from harness.load import load_all
+from harness.plan import Check, plan
+from harness.record import Target
+from harness.runner import Runner
+from harness.selection import select
+from harness.store import Results
+from harness.suite import Suite
+
+
+def prepare(  # noqa: PLR0913  an option of the comparison each
+    suites: Sequence[str | Path],
+    observer: Observer | None = None,
+    *,
+    keyword: str = "",
+    mark: str = "",
+    targets: Sequence[str] = (),
+    baseline: str = "",
+    limit: int | None = None,
+    checks: bool = True,
+    speed: bool = True,
+) -> Comparison:
+    """What `harness compare SUITE` runs."""
+    loaded = load_all(suites)
+    if len(loaded) != 1:
+        names = ", ".join(one.file for one in loaded)
+        raise UsageError(f"one suite is compared at a time, and there are {len(loaded)}: {names}", "Name one of them.")
+    suite = loaded[0].suite
+    chosen = in_order(suite, targets, baseline)
+    judged = select(plan(loaded).checks, keyword=keyword, mark=mark) if checks else ()
+    return Comparison(suite, chosen, judged, observer, limit=limit, speed=speed)
+
+
+class Comparison:
+    """Judges the checks of every target, and measures it while it is loaded."""
+
+    def __init__(
+        self,
+        suite: Suite,
+        targets: Sequence[Target],  # the baseline first
+        checks: Sequence[Check],
+        observer: Observer | None = None,
+        *,
+        limit: int | None = None,
+        speed: bool = True,
+    ) -> None:
+        self._suite = suite
+        self._targets = targets
+        self._runner = Runner([check for check in checks if check.target in targets], observer)
+        self._measurer = Measurer(suite, self._runner.answers, targets[0], limit, speed)
+
+    def run(self) -> None:
+        """Target by target; each is closed before the next is loaded."""
+        try:
+            for target in self._targets:
+                for check in self._runner.checks:
+                    if check.target == target:
+                        self._runner.judge(check)
+                self._measurer.target(target)
+        finally:
+            self._runner.close()
+            self._measurer.close()
+
+    def results(self, command: str = "") -> Results:
+        """Everything that came of it, until now."""
+        budget = self._suite.budget.model_dump(exclude_none=True) if self._suite.budget else None
+        return replace(self._runner.results(command), measured=self._measurer.measured, budget=budget)

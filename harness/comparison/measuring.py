@@ -1,0 +1,296 @@
+"""Measures candidates: what each makes of the baseline's continuations and of its own, its memory and its speed.
+
+The only loop of a comparison. One target is resident at a time, the baseline first: the others are led along its path.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import cycle, islice
+from pathlib import Path
+
+from harness.answers import Answers, Setting
+from harness.comparison.measured import Answered, Candidate, Measured, Passage, Replay, Timing
+from harness.errors import CannotRun, UsageError
+from harness.inputs import Generation
+from harness.judgement import Answer
+from harness.plan import fits, prompts, targets
+from harness.record import Batch, Completion, Distributions, Failure, Request, Target, TargetFacts, Text
+from harness.suite import Speed, Suite
+
+OTHER_TOKENIZER = "another tokenizer: its ids mean something else, so distributions are not compared"
+NO_BASELINE = "the baseline could not be run"
+# What chooses among paths, or drafts them, does not take part when the path is given.
+CHOOSERS = (
+    "num_beams",
+    "length_penalty",
+    "early_stopping",
+    "num_return_sequences",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+)
+
+
+def in_order(suite: Suite, wanted: Sequence[str] = (), baseline: str = "") -> tuple[Target, ...]:
+    """The targets to compare, the baseline first."""
+    every = targets(suite)
+    named = {target.name: target for target in every}
+    for name in (*wanted, *([baseline] if baseline else [])):
+        if name not in named:
+            raise UsageError(f"no target is called '{name}'", f"There are: {', '.join(named)}.")
+    declared = (target for target in every if suite.baseline is not None and fits(suite.baseline, target))
+    first = named[baseline] if baseline else next(declared, every[0])
+    return (first, *(target for target in every if target != first and (not wanted or target.name in wanted)))
+
+
+@dataclass
+class _Path:
+    """What the baseline wrote for one prompt, and what it thought of every token."""
+
+    completion: Completion
+    distributions: Distributions | None = None
+
+
+@dataclass
+class Measurer:
+    """Measures one target after another; `measured` is the whole of it."""
+
+    suite: Suite
+    answers: Answers
+    baseline: Target
+    limit: int | None = None  # of prompts
+    speed: bool = True
+    _candidates: list[Candidate] = field(default_factory=list)
+    _answered: list[Answered] = field(default_factory=list)
+    _passages: list[Passage] = field(default_factory=list)
+    _timings: list[Timing] = field(default_factory=list)
+    _not_measured: dict[str, str] = field(default_factory=dict)
+    _notes: dict[str, None] = field(default_factory=dict)
+    _paths: dict[str, _Path] = field(default_factory=dict)
+    _baseline_facts: TargetFacts | None = None
+
+    def target(self, target: Target) -> None:
+        """Everything about one target, which is loaded for it, and closed afterwards."""
+        candidates = [self._candidate(target, name) for name in self.suite.compare.generation]
+        self._candidates += candidates
+        setting = Setting.of(self.suite, target)
+        try:
+            self.answers.backend(setting)
+            for candidate in candidates:
+                self._measure(candidate, setting)
+            self._passages += self._read(setting)
+        except CannotRun as error:
+            self._not_measured |= {candidate.name: str(error) for candidate in candidates}
+            if target == self.baseline:
+                self._notes[f"{target.name}, the baseline, could not be run: nothing is compared with it"] = None
+            return
+        self._timings += self._timed(candidates, setting) if self.speed else []
+
+    @property
+    def measured(self) -> Measured:
+        return Measured(
+            baseline=self._candidate(self.baseline, self.suite.compare.generation[0]).name,
+            candidates=tuple(self._candidates),
+            answered=tuple(self._answered),
+            passages=tuple(self._passages),
+            timings=tuple(self._timings),
+            not_measured=dict(self._not_measured),
+            notes=tuple(self._notes),
+        )
+
+    def close(self) -> None:
+        """Delete the distributions."""
+        for path in self._paths.values():
+            _delete(path.distributions)
+
+    def _candidate(self, target: Target, generation: str) -> Candidate:
+        first = generation == self.suite.compare.generation[0]
+        return Candidate(target.name if first else f"{target.name}/{generation}", target.name, generation)
+
+    @property
+    def _prompts(self) -> list[tuple[str, Text]]:
+        names = self.suite.compare.prompts or tuple(self.suite.prompts)
+        made = [(name, text) for one in names for name, text, _ in prompts(one, self.suite.prompts[one])]
+        return made[: self.limit]
+
+    # --- on the baseline's continuations, and on its own -----------------------------------------------------------
+
+    def _measure(self, candidate: Candidate, setting: Setting) -> None:
+        generation = self.suite.generation_named(candidate.generation)
+        free = [Request(text, generation) for _, text in self._prompts]
+        answers = self.answers.of(setting, free)
+        if not self._paths and setting.target == self.baseline:
+            self._begin(answers, setting)
+        facts = self.answers.backend(setting).facts
+        led = {name: self._led(path, generation) for name, path in self._paths.items()}
+        comparable = (
+            self._baseline_facts is not None and facts.tokenizer_digest == self._baseline_facts.tokenizer_digest
+        )
+        if self._paths and not comparable:
+            self._notes[f"{candidate.target}: {OTHER_TOKENIZER}; texts, checks and bits per byte are"] = None
+        replays = self.answers.of(setting, list(led.values())) if comparable else []
+        found = dict(zip(led, replays, strict=False))
+        for (name, _), request, answer in zip(self._prompts, free, answers, strict=True):
+            if candidate.name == self.measured.baseline and name in self._paths:
+                self._paths[name].distributions = _distributions(found.get(name))
+            replay, why_not = self._compared(name, found.get(name), comparable)
+            if not isinstance(answer, Completion):
+                why_not = answer.message
+            self._answered.append(Answered(candidate.name, name, request.id, replay, why_not))
+        self._tell_differences(candidate, answers)
+
+    def _begin(self, answers: Sequence[Answer], setting: Setting) -> None:
+        """The baseline's first config: its continuations are the path for all."""
+        self._baseline_facts = self.answers.backend(setting).facts
+        self._paths = {
+            name: _Path(answer)
+            for (name, _), answer in zip(self._prompts, answers, strict=True)
+            if isinstance(answer, Completion)
+        }
+        tokens = sum(len(path.completion.ids) for path in self._paths.values())
+        _refuse_without_room(tokens * self._baseline_facts.vocabulary * 4 * 2 * 2)  # two sides, raw and processed
+
+    def _led(self, path: _Path, generation: Generation) -> Request:
+        changes: dict[str, object] = dict.fromkeys(CHOOSERS)
+        if (generation.min_new_tokens or 0) > len(path.completion.ids):
+            changes["min_new_tokens"] = None
+        request = path.completion.request
+        return Request(
+            request.prompt, generation.model_copy(update=changes), kind="replay", continuation=path.completion.ids
+        )
+
+    def _compared(self, name: str, answer: Answer | None, comparable: bool) -> tuple[Replay | None, str]:
+        """The candidate's replay beside the baseline's. What the candidate kept on disk is deleted."""
+        from harness.comparison.positions import replayed
+
+        path, own = self._paths.get(name), _distributions(answer)
+        if path is None or path.distributions is None:
+            return None, OTHER_TOKENIZER if path and not comparable else NO_BASELINE
+        if own is None:
+            return None, answer.message if isinstance(answer, Failure) else OTHER_TOKENIZER
+        try:
+            return replayed(path.distributions, own, path.completion.ids), ""
+        finally:
+            if own != path.distributions:
+                _delete(own)
+
+    def _tell_differences(self, candidate: Candidate, answers: Sequence[Answer]) -> None:
+        differ = [
+            name
+            for (name, _), answer in zip(self._prompts, answers, strict=True)
+            if isinstance(answer, Completion)
+            and name in self._paths
+            and answer.prompt_ids != self._paths[name].completion.prompt_ids
+        ]
+        if differ and candidate.generation == self.suite.compare.generation[0]:
+            many = f"{len(differ)} of {len(answers)} prompts, {differ[0]} first"
+            self._notes[f"{candidate.target}: the prompt becomes other ids than the baseline's ({many})"] = None
+
+    # --- texts ------------------------------------------------------------------------------------------------------
+
+    def _read(self, setting: Setting) -> Iterator[Passage]:
+        paragraphs = dict(self._paragraphs())
+        requests = [
+            Request(Text(text=text), Generation(max_new_tokens=1), "alone", kind="likelihood")
+            for text in paragraphs.values()
+        ]
+        for (name, text), answer in zip(paragraphs.items(), self.answers.of(setting, requests), strict=True):
+            if isinstance(answer, Completion):
+                nats = -sum(step.logprob for step in answer.steps)
+                yield Passage(setting.target.name, name, nats, len(answer.ids), len(text.encode()))
+            else:
+                self._notes[f"{setting.target.name}: text {name} could not be read: {answer.message}"] = None
+
+    def _paragraphs(self) -> Iterator[tuple[str, str]]:
+        for name, reading in self.suite.compare.texts.items():
+            text = reading.text if reading.text is not None else _file(Path(reading.file or ""))
+            parts = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
+            yield from ((f"{name}-{number}", part) for number, part in enumerate(parts, start=1))
+
+    # --- memory and speed -------------------------------------------------------------------------------------------
+
+    def _timed(self, candidates: Sequence[Candidate], setting: Setting) -> list[Timing]:
+        from harness.backends import memory
+
+        facts = self.answers.backend(setting).facts
+        timings = []
+        for candidate in candidates:
+            self.answers.observer.says(f"measuring the speed of {candidate.name}")
+            before = memory.yardstick(facts.device)
+            timing = self._timing(candidate, setting, facts)
+            timings.append((timing, (before, memory.yardstick(facts.device))))
+        self.answers.close()
+        kept = memory.held(facts.device) - facts.held_before_bytes
+        return [
+            Timing(**(vars(timing) | {"yardstick": yardstick, "kept_bytes": kept})) for timing, yardstick in timings
+        ]
+
+    def _timing(self, candidate: Candidate, setting: Setting, facts: TargetFacts) -> Timing:
+        speed = self.suite.compare.speed
+        generation = self.suite.generation_named(candidate.generation)
+        texts = [text for _, text in self._prompts]
+        backend = self.answers.backend(setting)
+        by_length = sorted(texts, key=lambda text: backend.length(Request(text, generation)))
+        alone = by_length[len(by_length) // 2]
+        rows = speed.batch_size or self.suite.batch_size or 8
+        whole = Batch(tuple(islice(cycle(texts), rows)))
+        first = self._repeated(setting, Request(alone, _of_length(generation, 1), "alone"), speed)
+        single = self._repeated(setting, Request(alone, _of_length(generation, speed.new_tokens), "alone"), speed)
+        batch = self._repeated(setting, Request(texts[0], _of_length(generation, speed.new_tokens), whole), speed)
+        peak = max((done.memory_bytes for done in (*single, *batch)), default=0)
+        return Timing(
+            candidate=candidate.name,
+            load_seconds=facts.load_seconds,
+            load_peak_bytes=facts.load_peak_bytes,
+            weight_bytes=facts.weight_bytes,
+            peak_bytes=max(0, peak - facts.held_before_bytes),
+            first_token=tuple(done.seconds for done in first),
+            single=tuple(done.new_tokens / done.seconds for done in single),
+            batch=tuple(done.batch_size * done.new_tokens / done.seconds for done in batch),
+            batch_size=rows,
+        )
+
+    def _repeated(self, setting: Setting, request: Request, speed: Speed) -> list[Completion]:
+        """The same again and again; the first one warms up and does not count."""
+        requests = [request.replace(repeat=number) for number in range(speed.repeats + 1)]
+        done = [answer for answer in self.answers.of(setting, requests) if isinstance(answer, Completion)]
+        if len(done) < len(requests):
+            self._notes[f"{setting.target.name}: its speed could not be measured on all of {len(requests)} calls"] = (
+                None
+            )
+        return done[1:]
+
+
+def _of_length(generation: Generation, tokens: int) -> Generation:
+    """Each row goes on to this length, whatever it says: or one that stops early would look slow."""
+    changes = {"max_new_tokens": tokens, "min_new_tokens": tokens, "stop_strings": None, "num_return_sequences": None}
+    return generation.model_copy(update=changes)
+
+
+def _distributions(answer: Answer | None) -> Distributions | None:
+    return answer.distributions if isinstance(answer, Completion) else None
+
+
+def _delete(distributions: Distributions | None) -> None:
+    if distributions is not None:
+        distributions.path.unlink(missing_ok=True)
+
+
+def _refuse_without_room(wanted: int) -> None:
+    folder = tempfile.gettempdir()
+    free = shutil.disk_usage(folder).free
+    if wanted > 0.9 * free:
+        raise UsageError(
+            f"whole distributions take up to {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
+            "Compare fewer prompts with --limit, lower max_new_tokens, or point TMPDIR to a disk with room.",
+        )
+
+
+def _file(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read as UTF-8 text: {error}", "Write the text as UTF-8.") from error
