@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from harness.backends import Backend
+    from harness.comparison.measuring import Timed
     from harness.errors import CannotRun, HarnessError, NothingSelected, SuiteError, UsageError
     from harness.expectations import Expectation
     from harness.frame import matrix, results_frame, targets_frame
@@ -100,13 +101,20 @@ def compare(
     baseline: str = "",
     limit: int | None = None,
     checks: bool = True,
-    speed: bool = True,
+    speed: Timed = True,
 ) -> Run:
     """Measure every target of a suite against its baseline, and judge its checks."""
     from harness.comparison.comparing import prepare
     from harness.runs import Run
 
-    comparison = prepare([suite], targets=_names(target), baseline=baseline, limit=limit, checks=checks, speed=speed)
+    comparison = prepare(
+        [suite],
+        targets=_names(target),
+        baseline=baseline,
+        limit=limit,
+        checks=checks,
+        speed=speed,
+    )
     comparison.run()
     return Run(comparison.results("harness.compare()"))
 

@@ -1,4 +1,7 @@
-"""Answers requests: loads targets, one resident at a time, plans their batches, generates each request once."""
+"""Answers requests: loads targets, one resident at a time, plans their batches, generates each request once.
+
+One target may be told to stay, to be measured side by side with each of the others.
+"""
 
 from __future__ import annotations
 
@@ -87,7 +90,8 @@ class Answers:
     def __init__(self, observer: Observer | None = None, load: Callable[..., Backend] | None = None) -> None:
         self.observer = observer or Quiet()
         self._load = load or backends.load
-        self._loaded: tuple[Setting, Backend] | None = None
+        self._loaded: dict[Setting, Backend] = {}
+        self._stays: Setting | None = None
         self._work: dict[Setting, _Work] = {}
         self._asked = 0
 
@@ -111,25 +115,34 @@ class Answers:
         work = self._work.setdefault(setting, _Work({}))
         if work.error:
             raise work.error
-        if self._loaded and self._loaded[0] == setting:
-            return self._loaded[1]
-        self.close()
+        if setting in self._loaded:
+            return self._loaded[setting]
+        for other in [one for one in self._loaded if one != self._stays]:
+            self._loaded.pop(other).close()
         try:
             backend = self._load(setting.target, top_k=setting.top_k_logprobs, progress=self.observer.says)
         except CannotRun as error:
             work.error = error
             raise
-        self._loaded = (setting, backend)
+        self._loaded[setting] = backend
         work.facts = backend.facts
         if not work.batch_of:
             self._plan_batches(setting, backend, tuple(dict.fromkeys(work.answered_by.values())))
         return backend
 
+    def stays(self, setting: Setting) -> None:
+        """Keep this target loaded beside whatever else is, until everything is closed."""
+        self._stays = setting
+
+    def release(self, setting: Setting) -> None:
+        """Give a target's memory back, unless it stays."""
+        if setting != self._stays and setting in self._loaded:
+            self._loaded.pop(setting).close()
+
     def close(self) -> None:
-        """Give the resident target's memory back."""
-        if self._loaded:
-            self._loaded[1].close()
-            self._loaded = None
+        """Give all memory back."""
+        while self._loaded:
+            self._loaded.popitem()[1].close()
 
     @property
     def counts(self) -> dict[str, int]:

@@ -134,14 +134,15 @@ class Distributions:
     path: Path
     steps: int
     vocabulary: int
+    processed_too: bool = True  # else there was no processor, and the raw ones stand for both
 
     def raw(self, step: int) -> NDArray[np.float32]:
         """Over the whole vocabulary, before any processor."""
-        return self._row(2 * step)
+        return self._row(2 * step if self.processed_too else step)
 
     def processed(self, step: int) -> NDArray[np.float32]:
         """After all processors and warpers; -inf is what they cut off."""
-        return self._row(2 * step + 1)
+        return self._row(2 * step + 1) if self.processed_too else self.raw(step)
 
     def _row(self, index: int) -> NDArray[np.float32]:
         import numpy as np

@@ -28,6 +28,7 @@ class Forced(LogitsProcessor):  # type: ignore[misc]
         self._end = end  # what a row is given that has nothing left to say
         self._steps = [0] * len(continuations)
         self._vocabulary = 0
+        self._processed_too = True
         self._paths = [_folder() / f"{uuid4().hex}.logits" for _ in continuations]
         self._files: list[BinaryIO] = []
 
@@ -38,6 +39,7 @@ class Forced(LogitsProcessor):  # type: ignore[misc]
 
         def with_this_last(*args: Any, **arguments: Any) -> Any:
             processors = build(*args, **arguments)
+            self._processed_too = len(processors) > 0
             processors.append(self)
             return processors
 
@@ -57,8 +59,8 @@ class Forced(LogitsProcessor):  # type: ignore[misc]
 
     def __call__(self, input_ids: Any, scores: Any) -> Any:
         place = input_ids.shape[1] - self._start
-        # One copy off the device for both, and for all rows.
-        kept = torch.stack([self._recorder.logits, scores], 1).float().cpu().numpy()
+        sides = [self._recorder.logits, scores] if self._processed_too else [self._recorder.logits]
+        kept = torch.stack(sides, 1).float().cpu().numpy()  # one copy off the device for all rows
         self._vocabulary = kept.shape[-1]
         forced = torch.full_like(scores, float("-inf"))
         for row, tokens in enumerate(self._continuations):
@@ -74,7 +76,7 @@ class Forced(LogitsProcessor):  # type: ignore[misc]
         return {"max_new_tokens": max(1, max(map(len, self._continuations)))}
 
     def distributions(self, row: int) -> Distributions:
-        return Distributions(self._paths[row], self._steps[row], self._vocabulary)
+        return Distributions(self._paths[row], self._steps[row], self._vocabulary, self._processed_too)
 
 
 @cache

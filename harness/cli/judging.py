@@ -62,6 +62,9 @@ def compare(  # noqa: PLR0913  an option of the command line each
     limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Only the first N prompts.")] = None,
     no_checks: Annotated[bool, typer.Option("--no-checks", help="Measure only; judge no test.")] = False,
     no_speed: Annotated[bool, typer.Option("--no-speed", help="Measure neither speed nor memory.")] = False,
+    side_by_side: Annotated[
+        bool, typer.Option("--side-by-side", help="Keep the baseline loaded, and time it in turns with each target.")
+    ] = False,
     require: Annotated[
         list[str] | None, typer.Option("--require", metavar="NAME", help="Exit 1 unless this one may be shipped.")
     ] = None,
@@ -92,7 +95,7 @@ def compare(  # noqa: PLR0913  an option of the command line each
             baseline=baseline,
             limit=limit,
             checks=not no_checks,
-            speed=not no_speed,
+            speed=False if no_speed else "side by side" if side_by_side else True,
         )
         finished = _measure(comparison)
     results = comparison.results(_command(context))

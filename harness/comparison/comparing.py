@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness.answers import Observer
-from harness.comparison.measuring import Measurer, in_order
+from harness.comparison.measuring import Measurer, Timed, in_order
 from harness.errors import UsageError
 from harness.load import load_all
 from harness.plan import Check, plan
@@ -28,7 +28,7 @@ def prepare(  # noqa: PLR0913  an option of the comparison each
     baseline: str = "",
     limit: int | None = None,
     checks: bool = True,
-    speed: bool = True,
+    speed: Timed = True,
 ) -> Comparison:
     """What `harness compare SUITE` runs."""
     loaded = load_all(suites)
@@ -52,7 +52,7 @@ class Comparison:
         observer: Observer | None = None,
         *,
         limit: int | None = None,
-        speed: bool = True,
+        speed: Timed = True,
     ) -> None:
         self._suite = suite
         self._targets = targets

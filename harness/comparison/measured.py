@@ -68,6 +68,8 @@ class Timing:
     first_token: tuple[float, ...] = ()  # seconds to the first token, alone
     single: tuple[float, ...] = ()  # new tokens a second, alone
     batch: tuple[float, ...] = ()  # new tokens a second of a whole batch
+    beside_single: tuple[float, ...] = ()  # of the baseline, in turns with these
+    beside_batch: tuple[float, ...] = ()
     batch_size: int = 0
     yardstick: tuple[float, ...] = ()  # seconds of a fixed piece of work on this device, before and after
 

@@ -9,18 +9,21 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import cycle, islice
 from pathlib import Path
+from typing import Literal
 
 from harness.answers import Answers, Setting
 from harness.comparison.measured import Answered, Candidate, Measured, Passage, Replay, Timing
+from harness.comparison.timing import Timer
 from harness.errors import CannotRun, UsageError
 from harness.inputs import Generation
 from harness.judgement import Answer
 from harness.plan import fits, prompts, targets
-from harness.record import Batch, Completion, Distributions, Failure, Request, Target, TargetFacts, Text
-from harness.suite import Speed, Suite
+from harness.record import Completion, Distributions, Failure, Request, Target, TargetFacts, Text
+from harness.suite import Suite
 
+# Side by side: the baseline stays loaded, and is timed in turns with each target.
+Timed = bool | Literal["side by side"]
 OTHER_TOKENIZER = "another tokenizer: its ids mean something else, so distributions are not compared"
 NO_BASELINE = "the baseline could not be run"
 # What chooses among paths, or drafts them, does not take part when the path is given.
@@ -62,7 +65,7 @@ class Measurer:
     answers: Answers
     baseline: Target
     limit: int | None = None  # of prompts
-    speed: bool = True
+    speed: Timed = True
     _candidates: list[Candidate] = field(default_factory=list)
     _answered: list[Answered] = field(default_factory=list)
     _passages: list[Passage] = field(default_factory=list)
@@ -71,6 +74,12 @@ class Measurer:
     _notes: dict[str, None] = field(default_factory=dict)
     _paths: dict[str, _Path] = field(default_factory=dict)
     _baseline_facts: TargetFacts | None = None
+
+    def __post_init__(self) -> None:
+        beside = Setting.of(self.suite, self.baseline) if self.speed == "side by side" else None
+        self._timer = Timer(self.suite, self.answers, [text for _, text in self._prompts], beside)
+        if beside:
+            self.answers.stays(beside)
 
     def target(self, target: Target) -> None:
         """Everything about one target, which is loaded for it, and closed afterwards."""
@@ -87,7 +96,9 @@ class Measurer:
             if target == self.baseline:
                 self._notes[f"{target.name}, the baseline, could not be run: nothing is compared with it"] = None
             return
-        self._timings += self._timed(candidates, setting) if self.speed else []
+        if self.speed:
+            self._timings += self._timer.time(candidates, setting)
+            self._notes |= self._timer.notes
 
     @property
     def measured(self) -> Measured:
@@ -151,7 +162,7 @@ class Measurer:
             if isinstance(answer, Completion)
         }
         tokens = sum(len(path.completion.ids) for path in self._paths.values())
-        _refuse_without_room(tokens * self._baseline_facts.vocabulary * 4 * 2 * 2)  # two sides, raw and processed
+        _refuse_without_room(tokens * self._baseline_facts.vocabulary * 4 * 2)  # float32, two sides
 
     def _led(self, path: _Path, generation: Generation) -> Request:
         changes: dict[str, object] = dict.fromkeys(CHOOSERS)
@@ -210,65 +221,6 @@ class Measurer:
             parts = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
             yield from ((f"{name}-{number}", part) for number, part in enumerate(parts, start=1))
 
-    # --- memory and speed -------------------------------------------------------------------------------------------
-
-    def _timed(self, candidates: Sequence[Candidate], setting: Setting) -> list[Timing]:
-        from harness.backends import memory
-
-        facts = self.answers.backend(setting).facts
-        timings = []
-        for candidate in candidates:
-            self.answers.observer.says(f"measuring the speed of {candidate.name}")
-            before = memory.yardstick(facts.device)
-            timing = self._timing(candidate, setting, facts)
-            timings.append((timing, (before, memory.yardstick(facts.device))))
-        self.answers.close()
-        kept = memory.held(facts.device) - facts.held_before_bytes
-        return [
-            Timing(**(vars(timing) | {"yardstick": yardstick, "kept_bytes": kept})) for timing, yardstick in timings
-        ]
-
-    def _timing(self, candidate: Candidate, setting: Setting, facts: TargetFacts) -> Timing:
-        speed = self.suite.compare.speed
-        generation = self.suite.generation_named(candidate.generation)
-        texts = [text for _, text in self._prompts]
-        backend = self.answers.backend(setting)
-        by_length = sorted(texts, key=lambda text: backend.length(Request(text, generation)))
-        alone = by_length[len(by_length) // 2]
-        rows = speed.batch_size or self.suite.batch_size or 8
-        whole = Batch(tuple(islice(cycle(texts), rows)))
-        first = self._repeated(setting, Request(alone, _of_length(generation, 1), "alone"), speed)
-        single = self._repeated(setting, Request(alone, _of_length(generation, speed.new_tokens), "alone"), speed)
-        batch = self._repeated(setting, Request(texts[0], _of_length(generation, speed.new_tokens), whole), speed)
-        peak = max((done.memory_bytes for done in (*single, *batch)), default=0)
-        return Timing(
-            candidate=candidate.name,
-            load_seconds=facts.load_seconds,
-            load_peak_bytes=facts.load_peak_bytes,
-            weight_bytes=facts.weight_bytes,
-            peak_bytes=max(0, peak - facts.held_before_bytes),
-            first_token=tuple(done.seconds for done in first),
-            single=tuple(done.new_tokens / done.seconds for done in single),
-            batch=tuple(done.batch_size * done.new_tokens / done.seconds for done in batch),
-            batch_size=rows,
-        )
-
-    def _repeated(self, setting: Setting, request: Request, speed: Speed) -> list[Completion]:
-        """The same again and again; the first one warms up and does not count."""
-        requests = [request.replace(repeat=number) for number in range(speed.repeats + 1)]
-        done = [answer for answer in self.answers.of(setting, requests) if isinstance(answer, Completion)]
-        if len(done) < len(requests):
-            self._notes[f"{setting.target.name}: its speed could not be measured on all of {len(requests)} calls"] = (
-                None
-            )
-        return done[1:]
-
-
-def _of_length(generation: Generation, tokens: int) -> Generation:
-    """Each row goes on to this length, whatever it says: or one that stops early would look slow."""
-    changes = {"max_new_tokens": tokens, "min_new_tokens": tokens, "stop_strings": None, "num_return_sequences": None}
-    return generation.model_copy(update=changes)
-
 
 def _distributions(answer: Answer | None) -> Distributions | None:
     return answer.distributions if isinstance(answer, Completion) else None
@@ -284,7 +236,7 @@ def _refuse_without_room(wanted: int) -> None:
     free = shutil.disk_usage(folder).free
     if wanted > 0.9 * free:
         raise UsageError(
-            f"whole distributions take up to {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
+            f"whole distributions take {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
             "Compare fewer prompts with --limit, lower max_new_tokens, or point TMPDIR to a disk with room.",
         )
 

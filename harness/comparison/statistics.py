@@ -159,6 +159,19 @@ def speed_ratio(samples_a: Sequence[float], samples_b: Sequence[float]) -> Inter
     return Interval(value, float(low), float(high), units)
 
 
+def paired_speed_ratio(samples_a: Sequence[float], samples_b: Sequence[float]) -> Interval:
+    """The median of a over b, of timings that were taken in turns: what slows the machine slows both."""
+    ratios = _array(samples_a) / _array(samples_b)
+    if not len(ratios):
+        return Interval(math.nan, None, None, 0)
+    value = float(np.median(ratios))
+    if len(ratios) < 2:
+        return Interval(value, None, None, len(ratios))
+    medians = np.median(np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios))), axis=1)
+    low, high = np.quantile(medians, [TAIL, 1 - TAIL])
+    return Interval(value, float(low), float(high), len(ratios))
+
+
 def prompts_needed(interval: Interval, limit: float) -> int | None:
     """How many such prompts would tell on which side of the limit the value is; None where that is not known."""
     if interval.below(limit) is not None or interval.above(limit) is not None:

@@ -244,6 +244,14 @@ def _batch(timing: Timing) -> Sequence[float]:
     return timing.batch
 
 
+def _beside_single(timing: Timing) -> Sequence[float]:
+    return timing.beside_single
+
+
+def _beside_batch(timing: Timing) -> Sequence[float]:
+    return timing.beside_batch
+
+
 def _size(title: str, size: Callable[[Timing], int]) -> Statistic:
     return Statistic(title, _once(lambda timing: size(timing) / MEGABYTE), "low", digits=0, absolute=True)
 
@@ -264,8 +272,12 @@ def _repeated(values: Callable[[Timing], Sequence[float]]) -> Callable[[Side, Si
     return of
 
 
-def _speedup(values: Callable[[Timing], Sequence[float]]) -> Callable[[Side, Side], Interval | None]:
+def _speedup(
+    values: Callable[[Timing], Sequence[float]], beside: Callable[[Timing], Sequence[float]]
+) -> Callable[[Side, Side], Interval | None]:
     def of(own: Side, base: Side) -> Interval | None:
+        if own.timing and beside(own.timing):
+            return statistics.paired_speed_ratio(values(own.timing), beside(own.timing))
         mine, theirs = (values(side.timing) if side.timing else () for side in (own, base))
         return statistics.speed_ratio(mine, theirs) if mine and theirs else None
 
@@ -275,7 +287,7 @@ def _speedup(values: Callable[[Timing], Sequence[float]]) -> Callable[[Side, Sid
 def drift(own: Side, base: Side) -> Interval | None:
     """How much slower the machine itself was beside this candidate than beside the baseline."""
     mine, theirs = (side.timing.yardstick if side.timing else () for side in (own, base))
-    if not mine or not theirs:
+    if not mine or not theirs or (own.timing and own.timing.beside_batch):  # in turns, both were slowed alike
         return None
     ratios = [one / other for one in mine for other in theirs]
     return Interval(median(ratios), min(ratios), max(ratios), len(mine))
@@ -315,8 +327,8 @@ STATISTICS: Mapping[str, Statistic] = {
     "first_token_ms": Statistic("first token, ms", _repeated(_first_token), "low", digits=0, absolute=True),
     "tokens_per_second": Statistic("tokens/s, alone", _repeated(_single), "high", digits=1, absolute=True),
     "batch_tokens_per_second": Statistic("tokens/s, batch", _repeated(_batch), "high", digits=1, absolute=True),
-    "single_speedup": Statistic("speed alone, ×", _speedup(_single), "high", digits=2),
-    "speedup": Statistic("speed in batch, ×", _speedup(_batch), "high", digits=2),
+    "single_speedup": Statistic("speed alone, ×", _speedup(_single, _beside_single), "high", digits=2),
+    "speedup": Statistic("speed in batch, ×", _speedup(_batch, _beside_batch), "high", digits=2),
     "drift": Statistic("the machine's pace, ×", drift, digits=2, about="above 1: slower than beside the baseline"),
 }
 

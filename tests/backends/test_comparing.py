@@ -173,7 +173,39 @@ def test_memory_and_speed_are_measured_for_each_target(write: Write) -> None:
         for owner, one in run.results.completions
         if owner == "tiny-bf16" and one.batch_size == 2 and one.request.repeat
     ]
-    assert second.batch == pytest.approx([2 * 2 / one.seconds for one in batches])
+    assert second.batch == pytest.approx([2 * 2 / one.seconds for one in batches[1:]])  # without the warm-up
+
+
+def test_side_by_side_the_baseline_is_timed_in_turns_and_stays(write: Write, monkeypatch: Any) -> None:
+    from harness.backends.transformers import Transformers
+
+    order: list[str] = []
+    generate, close = Transformers.generate, Transformers.close
+    monkeypatch.setattr(
+        Transformers, "generate", lambda self, some: order.append(self.target.name) or generate(self, some)
+    )
+    monkeypatch.setattr(Transformers, "close", lambda self: order.append(f"close {self.target.name}") or close(self))
+    run = harness.compare(write(LEVELS + FAST), checks=False, speed="side by side")
+    own = run.results.measured.timings[1]
+    assert [len(part) for part in (own.single, own.beside_single, own.batch, own.beside_batch)] == [2] * 4
+    assert order[-8:-2] == ["tiny-fp32", "tiny-bf16"] * 3  # a warm-up and two repeats of the batch
+    assert sorted(order[-2:]) == ["close tiny-bf16", "close tiny-fp32"]
+    ratios = [mine / theirs for mine, theirs in zip(own.batch, own.beside_batch, strict=True)]
+    assert run.compare().loc["tiny-bf16", "speedup"] == pytest.approx(sum(ratios) / 2)
+
+
+def test_one_target_is_resident_at_a_time(write: Write, monkeypatch: Any) -> None:
+    from harness import backends
+    from harness.backends.transformers import Transformers
+
+    order: list[str] = []
+    load, close = backends.load, Transformers.close
+    monkeypatch.setattr(
+        backends, "load", lambda target, **given: order.append(f"load {target.name}") or load(target, **given)
+    )
+    monkeypatch.setattr(Transformers, "close", lambda self: order.append(f"close {self.target.name}") or close(self))
+    harness.compare(write(LEVELS + FAST))
+    assert order == ["load tiny-fp32", "close tiny-fp32", "load tiny-bf16", "close tiny-bf16"]
 
 
 def _path(run: Any) -> str:

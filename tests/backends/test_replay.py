@@ -67,6 +67,11 @@ def test_the_path_is_followed_and_the_raw_logits_are_those_of_the_model(load: An
         assert done.steps[step].logprob == pytest.approx(float(torch.tensor(row).log_softmax(-1)[PATH[step]]), abs=1e-3)
 
 
+def test_what_nothing_processes_lies_on_the_disk_once(load: Any) -> None:
+    (done,) = answered(load(), Request(SHORT, GREEDY, kind="replay", continuation=PATH))
+    assert done.distributions.path.stat().st_size == 4 * len(PATH) * done.distributions.vocabulary
+
+
 def test_led_along_its_own_path_a_model_would_have_said_the_same(load: Any) -> None:
     backend = load()
     (free,) = answered(backend, Request(LONG, GREEDY))
