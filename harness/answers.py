@@ -134,10 +134,11 @@ class Answers:
         """Keep this target loaded beside whatever else is, until everything is closed."""
         self._stays = setting
 
-    def release(self, setting: Setting) -> None:
-        """Give a target's memory back, unless it stays."""
+    def release(self, setting: Setting) -> bool:
+        """Give a target's memory back; False where it stays."""
         if setting != self._stays and setting in self._loaded:
             self._loaded.pop(setting).close()
+        return setting not in self._loaded
 
     def close(self) -> None:
         """Give all memory back."""

@@ -84,7 +84,7 @@ class Difference:
     other: str
     statistic: str
     value: Interval  # of the one, less that of the other
-    better: str  # the name of the better one; "" where it cannot be told
+    better: str  # the name of the better one; "" where they are equal, or where it cannot be told
     prompts: int | None  # that would tell
 
 
@@ -233,7 +233,7 @@ def _judged(side: Side, check: str) -> bool:
 
 def _difference(one: Side, other: Side, statistic: str, value: Interval, *, lower_is_better: bool) -> Difference:
     at_most, at_least = value.below(0), value.above(0)
-    lower = one if at_most else other if at_least else None
+    lower = None if at_most is at_least else one if at_most else other if at_least else None
     better = lower if lower_is_better or lower is None else (other if lower is one else one)
     return Difference(
         one.candidate.name,
@@ -241,5 +241,5 @@ def _difference(one: Side, other: Side, statistic: str, value: Interval, *, lowe
         statistic,
         value,
         better.candidate.name if better else "",
-        prompts_needed(value, 0.0) if better is None else None,
+        prompts_needed(value, 0.0) if at_most is at_least is None else None,
     )

@@ -35,8 +35,8 @@ class Timer:
             before = memory.yardstick(facts.device)
             timing = self._timing(candidate, setting, facts)
             timings.append(replace(timing, yardstick=(before, memory.yardstick(facts.device))))
-        self._answers.release(setting)
-        kept = memory.held(facts.device) - facts.held_before_bytes
+        closed = self._answers.release(setting)
+        kept = memory.held(facts.device) - facts.held_before_bytes if closed else 0
         return [replace(timing, kept_bytes=kept) for timing in timings]
 
     def _timing(self, candidate: Candidate, setting: Setting, facts: TargetFacts) -> Timing:
