@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,24 @@ def test_the_suite_of_the_readme_loads(tmp_path: Path) -> None:
 
     assert [target.name for target in made.targets] == ["candidate-none", "candidate-int8", "candidate-nf4"]
     assert len(made.checks) == 9
+
+
+def test_the_budget_of_the_readme_is_one(tmp_path: Path) -> None:
+    """The indented example of `compare` and `budget`, put into a suite that has what it names."""
+    written = re.search(r"^    compare:\n.*?^(?=\S)", README, re.DOTALL | re.MULTILINE)
+    assert written
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "prose.txt").write_text("A text.")
+    (tmp_path / "s.yaml").write_text(
+        "suite: s\nmodels: {m: some/path}\nprompts: {p: text}\n"
+        "generation: {warm: {do_sample: true, max_new_tokens: 4}}\n"
+        "tests: [{name: stops-by-itself, prompts: [p], expect: {stops_at_eos: true}}]\n"
+        + textwrap.dedent(written[0])
+    )
+    suite = load(tmp_path / "s.yaml").suite
+    assert suite.budget is not None
+    assert set(suite.budget.model_fields_set) == set(type(suite.budget).model_fields)  # it shows every limit
+    assert set(suite.compare.model_fields_set) == set(type(suite.compare).model_fields) - {"prompts"}
 
 
 def test_the_readme_names_every_expectation() -> None:
@@ -59,6 +78,7 @@ def test_the_shipped_suites_belong_together() -> None:
         "decoding",
         "invariants",
         "lengths",
+        "levels",
         "padding",
         "prompting",
         "quantization",

@@ -48,6 +48,7 @@ def test_the_public_names_are_these() -> None:
         "Record",
         "Request",
         "Results",
+        "Run",
         "Runner",
         "Suite",
         "SuiteError",
@@ -55,9 +56,11 @@ def test_the_public_names_are_these() -> None:
         "TargetFacts",
         "UsageError",
         "Verdict",
+        "compare",
         "json_schema",
         "load_all",
         "matrix",
+        "read",
         "results_frame",
         "run",
         "targets_frame",
@@ -87,28 +90,48 @@ def test_dir_shows_the_public_names() -> None:
 
 
 def test_run_gives_a_row_for_each_verdict_and_the_counts(suite: Path) -> None:
-    frame = harness.run(suite)
-    assert list(frame["outcome"]) == ["passed", "failed", "passed"] * 2
-    assert frame.attrs["counts"] == {"asked": 6, "distinct": 4, "generated": 4}
-    assert frame.attrs["outcomes"] == {"passed": 4, "failed": 2}
-    assert frame.attrs["errors"] == []
-    assert harness.matrix(frame).loc["stops", "fake-nf4"] == "1/2"
+    run = harness.run(suite)
+    assert list(run.frame()["outcome"]) == ["passed", "failed", "passed"] * 2
+    assert run.results.counts == {"asked": 6, "distinct": 4, "generated": 4}
+    assert run.results.outcomes == {"passed": 4, "failed": 2}
+    assert run.results.errors == ()
+    assert run.matrix().loc["stops", "fake-nf4"] == "1/2"
+    assert list(run.targets().index) == ["fake-none", "fake-nf4"]
+    assert repr(run) == "<Run of demo: 4 passed, 2 failed>"
 
 
 def test_run_takes_the_selections_of_the_command_line(suite: Path) -> None:
-    assert set(harness.run(suite, target="fake-nf4")["target"]) == {"fake-nf4"}
-    assert set(harness.run(suite, keyword="capital and not knows")["test"]) == {"stops"}
-    assert set(harness.run(suite, mark="quality")["test"]) == {"knows"}
-    assert list(harness.run(suite, limit=1)["target"]) == ["fake-none", "fake-nf4"]
+    assert set(harness.run(suite, target="fake-nf4").frame()["target"]) == {"fake-nf4"}
+    assert set(harness.run(suite, keyword="capital and not knows").frame()["test"]) == {"stops"}
+    assert set(harness.run(suite, mark="quality").frame()["test"]) == {"knows"}
+    assert list(harness.run(suite, limit=1).frame()["target"]) == ["fake-none", "fake-nf4"]
     with pytest.raises(harness.NothingSelected, match="none of the 6 checks"):
         harness.run(suite, keyword="nonsense")
+
+
+def test_a_run_is_saved_and_read_again(suite: Path, tmp_path: Path) -> None:
+    run = harness.run(suite)
+    folder = run.save(tmp_path / "reports")
+    assert (folder / "report.html").is_file()
+    again = harness.read(folder)
+    assert again.frame().equals(run.frame())
+    assert [pair.kind for pair in again.against(run).verdicts] == ["same"] * 6
+
+
+def test_compare_gives_a_row_for_each_target(suite: Path) -> None:
+    run = harness.compare(suite, speed=False)
+    table = run.compare()
+    assert list(table.index) == ["fake-none", "fake-nf4"]
+    assert table.loc["fake-nf4", ["same_text", "checks"]].tolist() == [1, 2 / 3]
+    assert table.kl.isna().all()  # a script has no distributions
+    assert "no weights" in table.loc["fake-nf4", "not_measured"]
 
 
 def test_run_stays_a_function_whatever_was_imported(suite: Path) -> None:
     for module in pkgutil.walk_packages(harness.__path__, "harness."):
         if not module.name.startswith("harness.backends.") and module.name != "harness.__main__":
             importlib.import_module(module.name)
-    assert len(harness.run(suite, limit=1)) == 2
+    assert len(harness.run(suite, limit=1).frame()) == 2
 
 
 def test_importing_the_package_imports_nothing_but_itself() -> None:

@@ -178,10 +178,12 @@ class Measurer:
         from harness.comparison.positions import replayed
 
         path, own = self._paths.get(name), _distributions(answer)
-        if path is None or path.distributions is None:
-            return None, OTHER_TOKENIZER if path and not comparable else NO_BASELINE
-        if own is None:
-            return None, answer.message if isinstance(answer, Failure) else OTHER_TOKENIZER
+        if path is not None and not comparable:
+            return None, OTHER_TOKENIZER
+        if isinstance(answer, Failure):
+            return None, answer.message
+        if path is None or path.distributions is None or own is None:
+            return None, NO_BASELINE
         try:
             return replayed(path.distributions, own, path.completion.ids), ""
         finally:

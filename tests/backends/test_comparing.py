@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -302,3 +303,12 @@ def test_another_baseline_by_name(write: Write) -> None:
     assert list(run.compare().index) == ["tiny-bf16", "tiny-fp32"]
     assert run.compare().loc["tiny-bf16", "kl"] == 0
     assert run.compare().loc["tiny-fp32", "kl"] > 0
+
+
+def test_the_python_of_the_readme_runs(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (code,) = [block for block in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "harness.compare" in block]
+    exec(code.replace("suites/levels.yaml", str(write(LEVELS + FAST + "budget: {max_kl: 9}\n"))), {})
+    shown = capsys.readouterr().out
+    assert "tiny-bf16" in shown
+    assert "gate" in shown
