@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 
 from harness import backends
 from harness.backends import Backend, process
+from harness.backends.quantizations import quantized
 from harness.errors import CannotRun, LevelUnavailable
 from harness.judgement import Answer
 from harness.plan import Check
@@ -197,6 +198,6 @@ class Answers:
         self.observer.batch(setting.target, len(work.answers), len(work.batch_of))
 
     def _plan_batches(self, setting: Setting, backend: Backend, requests: Sequence[Request]) -> None:
-        exact = backend.facts.dtype == "float32" and setting.target.quantization == "none"
+        exact = backend.facts.dtype == "float32" and not quantized(setting.target.quantization)
         for batch in batches(requests, backend.length, exact=exact, rows=setting.batch_size):
             self._work[setting].batch_of.update(dict.fromkeys(batch, batch))

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from harness import tables
 from harness.errors import CannotRun, UsageError
 from harness.record import Completion, Failure, Record, Target, TargetFacts, to_data
+from harness.suite import Budget
 from harness.tables import encodable
 
 if TYPE_CHECKING:
@@ -128,6 +129,8 @@ def _whole(folder: Path) -> Results:
         answers = tables.answers(loaded[TOKENS])
         records = _renamed(tables.records(loaded[RESULTS]), answers.renamed)
         kinds = typing.get_type_hints(Results, localns={"Measured": Measured})
+        if meta.get("budget"):
+            Budget.model_validate(meta["budget"])
         plain = {name: tables.from_data(kinds[name], meta[name]) for name in IN_RUN if name in meta}
         results = Results(records, answers.completions, answers.failures, **plain, path=folder, lacks=_lacks(answers))
         if COMPARISON not in loaded:

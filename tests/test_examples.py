@@ -39,8 +39,7 @@ def test_the_budget_of_the_readme_is_one(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(
         "suite: s\nmodels: {m: some/path}\nprompts: {p: text}\n"
         "generation: {warm: {do_sample: true, max_new_tokens: 4}}\n"
-        "tests: [{name: stops-by-itself, prompts: [p], expect: {stops_at_eos: true}}]\n"
-        + textwrap.dedent(written[0])
+        "tests: [{name: stops-by-itself, prompts: [p], expect: {stops_at_eos: true}}]\n" + textwrap.dedent(written[0])
     )
     suite = load(tmp_path / "s.yaml").suite
     assert suite.budget is not None

@@ -44,6 +44,9 @@ TABLE: Mapping[str, str] = {
 
 def load(target: Target, *, top_k: int = 20, progress: Progress | None = None) -> Backend:
     """Load a target with the backend that its model names."""
-    module = import_module(TABLE[target.model.backend])
+    from harness.backends import logs
+
+    with logs.captured():  # importing some libraries alone has them say things
+        module = import_module(TABLE[target.model.backend])
     backend: Backend = module.load(target, top_k=top_k, progress=progress or (lambda _: None))
     return backend

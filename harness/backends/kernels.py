@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
 
-from harness.errors import LevelMismatch
+from harness.errors import LevelMismatch, LevelUnavailable
 
 # int8 rounds activations too and is off by a hundredth; a broken kernel is off by all of it.
 TOLERANCE = 0.05
@@ -21,11 +22,12 @@ def check(name: str, model: Any) -> None:
         if weight is None:
             continue
         seen.add(kind)
-        error = _error(module, weight)
+        error = _error(name, path, module, weight)
         if not error < TOLERANCE:  # NaN is an error too
             raise LevelMismatch(
                 f"quantization {name!r}: layer {path} is off by {error:.0%} from its own dequantized weights",
-                "The kernel is wrong on this device: try another version of bitsandbytes, or another level.",
+                "The kernel is wrong on this device: try another version of the library that it is from, or another "
+                "level.",
             )
 
 
@@ -39,16 +41,34 @@ def _dequantized(module: Any) -> Any:
         return dequantize_4bit(weight.data, state).float()
     if getattr(weight, "SCB", None) is not None and weight.CB is not None:
         return weight.CB.float() * (weight.SCB.float() / 127).unsqueeze(1)
+    if hasattr(weight, "__tensor_flatten__"):
+        with suppress(NotImplementedError):  # packed so that only its own kernel can read it
+            return weight.dequantize().float()
     return None
 
 
-def _error(module: Any, weight: Any) -> float:
+def _error(name: str, path: str, module: Any, weight: Any) -> float:
     generator = torch.Generator().manual_seed(0)
-    compute = getattr(module, "compute_dtype", None) or torch.float32
-    inputs = torch.randn(4, weight.shape[1], generator=generator).to(weight.device, compute)
-    with torch.inference_mode():
-        got = module(inputs).float()
+    inputs = torch.randn(4, weight.shape[1], generator=generator).to(weight.device, _computes_in(module))
+    with torch.no_grad():
+        try:
+            got = module(inputs).float()
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, NotImplementedError, ImportError, AssertionError) as error:
+            raise LevelUnavailable(
+                f"quantization {name!r} was loaded, but layer {path} cannot run on {weight.device}: {error}",
+                "Ask for another level, or for another device.",
+            ) from error
         wanted = inputs.float() @ weight.T
         if module.bias is not None:
             wanted = wanted + module.bias.float()
         return float((got - wanted).norm() / wanted.norm())
+
+
+def _computes_in(module: Any) -> torch.dtype:
+    own: torch.dtype | None = getattr(module, "compute_dtype", None)
+    if own is not None:
+        return own
+    seen: torch.dtype = module.weight.dtype  # of torchao and quanto; of bitsandbytes it is that of the packed numbers
+    return seen if seen.is_floating_point else torch.float32

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +14,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
-from harness.backends import Progress, kernels, logs, quantizations, sources
-from harness.errors import ModelUnavailable, OutOfMemory
+from harness.backends import Progress, kernels, logs, memory, quantizations, sources, weights
+from harness.errors import LevelUnavailable, ModelUnavailable, OutOfMemory
 from harness.inputs import Model
 from harness.record import Target, TargetFacts
 
@@ -28,6 +31,14 @@ class Opened:
     facts: TargetFacts
 
 
+@dataclass(frozen=True)
+class _Loaded:
+    model: Any
+    effective: quantizations.Effective
+    held_before: int
+    peak: int
+
+
 def open_target(target: Target, progress: Progress) -> Opened:
     """Load the weights, and refuse to go on when they are not what was asked for."""
     began = time.monotonic()
@@ -35,10 +46,15 @@ def open_target(target: Target, progress: Progress) -> Opened:
         source = sources.resolve(target.model, progress)
         progress(f"loading {target.name}")
         tokenizer = _load_tokenizer(source, target.model)
-        model, effective = _load_model(source, target)
-    facts = _facts(target, source, model, tokenizer, effective)
-    facts = dataclasses.replace(facts, load_seconds=time.monotonic() - began, warnings=dict(warnings))
-    return Opened(model, tokenizer, facts)
+        loaded = _load_model(source, target, warnings)
+    facts = dataclasses.replace(
+        _facts(target, source, loaded.model, tokenizer, loaded.effective),
+        held_before_bytes=loaded.held_before,
+        load_peak_bytes=max(0, loaded.peak - loaded.held_before),
+        load_seconds=time.monotonic() - began,
+        warnings=dict(warnings),
+    )
+    return Opened(loaded.model, tokenizer, facts)
 
 
 def _load_tokenizer(source: sources.Source, model: Model) -> Any:
@@ -50,39 +66,61 @@ def _load_tokenizer(source: sources.Source, model: Model) -> Any:
         raise ModelUnavailable(f"the tokenizer of {source.origin} cannot be loaded: {error}") from error
 
 
-def _load_model(source: sources.Source, target: Target) -> tuple[Any, quantizations.Effective]:
+def _load_model(source: sources.Source, target: Target, warnings: Mapping[str, int]) -> _Loaded:
     wanted = target.model
     where = {"revision": source.revision, "trust_remote_code": wanted.trust_remote_code}
+    device = _device(wanted)
+    arguments = quantizations.arguments(target.quantization, wanted.dtype, device)
     try:
         config = AutoConfig.from_pretrained(source.path, **where)
         kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-        model, report = kind.from_pretrained(
-            source.path,
-            **where,
-            dtype=wanted.dtype,
-            device_map=_device_map(wanted),
-            use_safetensors=True,
-            output_loading_info=True,
-            **({"attn_implementation": wanted.attention} if wanted.attention else {}),
-            **quantizations.arguments(target.quantization, wanted.dtype),
-        )
+        memory.release()
+        before = memory.held(device)
+        memory.reset_peak(device)
+        with memory.returnable():
+            model, report = kind.from_pretrained(
+                source.path,
+                **where,
+                device_map="auto" if wanted.device == "auto" else {"": device},
+                use_safetensors=True,
+                output_loading_info=True,
+                **({"attn_implementation": wanted.attention} if wanted.attention else {}),
+                **arguments,
+            )
+            weights.bring_in(model, apart=quantizations.quantized(target.quantization))
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(
             f"{target.name} does not fit on the device: {error}", "Take a smaller level, or set `device: auto`."
         ) from error
-    except (OSError, ValueError, ImportError, RuntimeError, KeyError) as error:
+    except (OSError, ValueError, ImportError, RuntimeError, KeyError, AssertionError) as error:
+        if quantizations.quantized(target.quantization) and (cause := _unconvertible(error, warnings)):
+            raise LevelUnavailable(
+                f"quantization {target.quantization!r} does not take the weights of {source.origin}: {cause}",
+                "Ask for another level.",
+            ) from error
         raise ModelUnavailable(f"{source.origin} cannot be loaded: {error}") from error
+    peak = memory.peak(device)
     _refuse_incomplete(source, report)
-    effective = quantizations.inspect(model)
+    effective = weights.inspect(model)
     quantizations.check(target.quantization, wanted.dtype, effective)
     kernels.check(target.quantization, model.eval())
-    return model, effective
+    return _Loaded(model, effective, before, peak)
 
 
-def _device_map(model: Model) -> Any:
-    if model.device == "auto":
-        return "auto"
-    return {"": model.device or ("cuda:0" if torch.cuda.is_available() else "cpu")}
+def _device(model: Model) -> str:
+    """Where the weights go; of several GPUs the first stands for all of them."""
+    if model.device in (None, "auto"):
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    return str(model.device)
+
+
+def _unconvertible(error: Exception, warnings: Mapping[str, int]) -> str:
+    """What a library's quantizer said of the first weight that it refused; transformers 5 only logs it."""
+    if isinstance(error, AssertionError):
+        return str(error)
+    pattern = r"([^\n]+)\nError: \w+ on tensors destined for (\S+)\."
+    found = next((match for text in warnings if (match := re.search(pattern, text))), None)
+    return f"{found[2]}: {found[1]}" if found else ""
 
 
 def _refuse_incomplete(source: sources.Source, report: Mapping[str, Any]) -> None:
@@ -106,6 +144,7 @@ def _facts(
         dtype=effective.dtype,
         attention=str(getattr(model.config, "_attn_implementation", "")),
         tokenizer=type(tokenizer).__name__,
+        tokenizer_digest=_digest(tokenizer),
         padding_side=str(tokenizer.padding_side),
         chat_template=bool(tokenizer.chat_template),
         pad_token_id=pad,
@@ -121,6 +160,12 @@ def _facts(
         autocast=torch.is_autocast_enabled(model.device.type),
         traits=_traits(model.config),
     )
+
+
+def _digest(tokenizer: Any) -> str:
+    """Of the vocabulary, added tokens included: equal digests, comparable ids."""
+    vocabulary = sorted(tokenizer.get_vocab().items())
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
 
 
 def _pad_token(model: Any, tokenizer: Any) -> tuple[int, str]:

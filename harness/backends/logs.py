@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-LOGGERS = ("transformers", "bitsandbytes", "accelerate", "huggingface_hub")
+LOGGERS = ("transformers", "bitsandbytes", "accelerate", "huggingface_hub", "torchao", "torch.utils._pytree")
 
 
 class _Counting(logging.Handler):

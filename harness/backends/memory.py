@@ -7,8 +7,14 @@ import ctypes
 import gc
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+# Names of glibc's settings, and what it comes to by itself in a process that frees large blocks.
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_USUAL = {_MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
+_ONE_BY_ONE = 2**16
 
 ROUNDS = 5  # the best of them counts: other processes only ever make one slower
 
@@ -32,6 +38,7 @@ def reset_peak(device: str) -> None:
     if _on_gpu(device):
         import torch
 
+        torch.cuda.init()  # before that there is nothing to reset, which would be an error
         for index in range(torch.cuda.device_count()):
             torch.cuda.reset_peak_memory_stats(index)
         return
@@ -60,8 +67,28 @@ def release(device: str | None = None) -> None:
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
     # The C library keeps freed memory for the next allocation; the next target needs it elsewhere.
+    _libc("malloc_trim", 0)
+
+
+@contextlib.contextmanager
+def returnable() -> Iterator[None]:
+    """Let what is allocated meanwhile go back to the system when it is freed.
+
+    Libraries load with threads of theirs, and what is freed in a thread's own heap stays there: up to 64 MB for each,
+    which no `release` gets at. Blocks that the system itself hands out are not in a heap.
+    """
+    _libc("mallopt", _MMAP_THRESHOLD, _ONE_BY_ONE)
+    try:
+        yield
+    finally:
+        for setting, value in _USUAL.items():
+            _libc("mallopt", setting, value)
+
+
+def _libc(function: str, *arguments: int) -> None:
+    """Only glibc has these: elsewhere nothing is done."""
     with contextlib.suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
+        getattr(ctypes.CDLL(None), function)(*arguments)
 
 
 def yardstick(device: str) -> float:

@@ -33,7 +33,7 @@ def score(model: Any, prompts: Prompts, request: Request, side: str, top_k: int,
         del inputs["attention_mask"]
     elif request.position_ids:
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
-    with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+    with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
         logits = model(**inputs, use_cache=False).logits[own]
     end = len(logits) - (pads[own] if side == "right" else 0)
     count = len(rows[own]) - start + 1
@@ -73,7 +73,7 @@ def likelihood(model: Any, prompts: Prompts, request: Request, top_k: int, preci
         part = row[start : start + window + 1]
         new = len(part) - 1 if start == 0 else len(part) - 1 - (window - window // 2)
         inputs = torch.tensor([part[:-1]], device=model.device)
-        with torch.inference_mode(), torch.autocast(model.device.type, enabled=False):
+        with torch.no_grad(), torch.autocast(model.device.type, enabled=False):
             logits = model(input_ids=inputs, attention_mask=torch.ones_like(inputs), use_cache=False).logits[0, -new:]
         steps += _steps(logits.float().log_softmax(-1), logits.float().amax(-1), top_k, part[-new:])
     return Completion(

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Sequence
 
 from harness.backends import Progress
+from harness.backends.quantizations import quantized
 from harness.errors import CannotRun, InvalidRequest, NotSupported
 from harness.inputs import GREEDY, ScriptedCompletion
 from harness.record import Batch, Completion, Failure, Request, Step, Target, TargetFacts
@@ -117,7 +118,7 @@ class Scripted:
             text="".join(tokens),
             finish=finish,
             steps=tuple(self._step(token, float(line.margin)) for token in ids),
-            precision="bfloat16" if self.target.quantization != "none" else self.facts.dtype,
+            precision="bfloat16" if quantized(self.target.quantization) else self.facts.dtype,
             generation_config=GREEDY.arguments() | request.generation.arguments() | {"eos_token_id": EOS},
             padding=side,
             pads=pads,

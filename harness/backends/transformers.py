@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from harness.backends import Progress, bare, logs, memory, variants
+from harness.backends import Progress, bare, logs, memory, quantizations, variants
 from harness.backends.loading import open_target, plain
 from harness.backends.pipeline import TokenizerPipeline
 from harness.backends.prompts import Prompts, position
@@ -93,7 +93,12 @@ class Transformers:
             "render": self._rendered,
             "processed": self._processed,
         }
-        return [single.get(request.kind, self._bare)(request) for request in requests]
+        answers: list[Completion | Failure] = []
+        for request in requests:
+            with logs.captured() as warnings:
+                done = single.get(request.kind, self._bare)(request)
+            answers.append(dataclasses.replace(done, warnings=dict(warnings) | dict(done.warnings)))
+        return answers
 
     def _generate_batch(self, requests: Sequence[Request]) -> list[Completion | Failure]:
         first = requests[0]
@@ -179,7 +184,7 @@ class Transformers:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         began = time.monotonic()
-        with torch.inference_mode(), torch.autocast(device.type, enabled=False), recorder.listening():
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), recorder.listening():
             output = self._resumed(inputs, request, recorder) or self._generated(inputs, request, recorder, **changes)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -252,7 +257,7 @@ class Transformers:
         inputs, _ = self.prompts.pad([self.prompts.encode(request.prompt)[1]], "left", None, self.model.device)
         recorder = Recorder(self.model, self.tokenizer, request.generation, self.top_k)
         torch.manual_seed(request.generation.seed)
-        with torch.inference_mode(), torch.autocast(self.model.device.type, enabled=False), recorder.listening():
+        with torch.no_grad(), torch.autocast(self.model.device.type, enabled=False), recorder.listening():
             output = self._generated(
                 inputs, request, recorder, max_new_tokens=1, output_scores=True, output_logits=True
             )
@@ -277,7 +282,7 @@ class Transformers:
         """Quantized weights compute at the precision of a 16-bit type at best: int8 keeps 8 bits of an activation."""
         if request.float32:
             return "float32"
-        if self.target.quantization != "none":
+        if quantizations.quantized(self.target.quantization):
             return "bfloat16"
         return self.facts.dtype
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from harness.backends.quantizations import quantized
 from harness.errors import NotSupported, OutOfMemory
 from harness.record import Request
 
@@ -19,7 +20,7 @@ def as_asked(model: Any, request: Request, quantization: str) -> Iterator[None]:
         if request.attention:
             stack.enter_context(attention(model, request.attention))
         if request.float32:
-            if quantization != "none":
+            if quantized(quantization):
                 raise NotSupported(f"{quantization} weights cannot be cast to float32")
             stack.enter_context(float32(model))
         yield

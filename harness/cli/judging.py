@@ -230,7 +230,7 @@ def list_checks(  # noqa: PLR0913  an option of the command line each
     if levels:
         from harness.backends.quantizations import LEVELS
 
-        print("\n".join(f"{name:<6} {level.summary}" for name, level in LEVELS.items()))
+        print("\n".join(f"{name:<18} {level.summary}" for name, level in LEVELS.items()))
         return
     if not suites:
         raise UsageError("no suite given", "Name a suite file or a folder: harness list suites/")

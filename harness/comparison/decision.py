@@ -12,6 +12,7 @@ from itertools import combinations
 from typing import Literal
 
 from harness.comparison import statistics
+from harness.comparison.figures import figure
 from harness.comparison.statistics import Interval, prompts_needed
 from harness.comparison.summary import Side, Summary, sides, summarize
 from harness.store import Results
@@ -104,7 +105,10 @@ class Decision:
         if not self.gates:
             return "no budget: the suite says nothing of what may be shipped"
         if shipped:
-            return f"ship {self.cheapest}: the cheapest of {len(shipped)} that keep the budget"
+            among = (
+                f"the cheapest of {len(shipped)} that keep the budget" if shipped[1:] else "it alone keeps the budget"
+            )
+            return f"ship {self.cheapest}: {among}"
         if open_ones:
             return f"nothing is known to keep the budget; it cannot be told of {', '.join(open_ones)}"
         return "nothing keeps the budget: ship none of them"
@@ -145,7 +149,9 @@ def _finding(name: str, limit: Limit, wanted: float, summary: Summary) -> Findin
         sentence = f"{bound}: the machine itself ran {pace.value:.2f} times as slow beside it as beside the baseline"
         return Finding(name, None, f"{sentence}; measure again when it is quiet")
     holds = limit.holds(value, wanted)
-    said = f"{limit.statistic} {shown(value)}{limit.unit}, {'at most' if limit.upper else 'at least'} {wanted:g} wanted"
+    said = (
+        f"{limit.statistic} {figure(value)}{limit.unit}, {'at most' if limit.upper else 'at least'} {wanted:g} wanted"
+    )
     needed = prompts_needed(value, wanted) if holds is None else None
     more = f"; about {needed:,} {limit.more} would tell (now {value.units:,})" if needed else ""
     return Finding(name, holds, f"{said}{more}")
@@ -164,14 +170,6 @@ def _passes(test: str, side: Side) -> Finding:
 
 def _more(names: Sequence[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
-
-
-def shown(value: Interval) -> str:
-    """`0.291 [0.21, 0.4]`: the value, and its interval where there is one."""
-    if value.low is None and value.high is None:
-        return f"{value.value:.3g}"
-    low, high = (f"{bound:.3g}" if bound is not None else "?" for bound in (value.low, value.high))
-    return f"{value.value:.3g} [{low}, {high}]"
 
 
 # What makes one candidate better than another: quality, memory, speed. Each as "higher is better".

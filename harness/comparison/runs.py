@@ -168,12 +168,17 @@ def _facts(results: Results, name: str) -> TargetFacts | None:
 
 
 def _answers(results: Results, target: str) -> dict[Key, Answer]:
-    """What was freely generated. The other kinds of request are forced, or look at something else."""
+    """What was freely generated; the other kinds of request are forced. Where targets were compared, calls were timed,
+    too: there only what was judged or compared."""
+    named = set()
+    if results.measured:
+        named = {request for record in results.records for request in record.requests}
+        named |= {one.request for one in results.measured.answered}
     found: dict[Key, Answer] = {}
     seen: Counter[str] = Counter()
     answers: tuple[tuple[str, Answer], ...] = (*results.completions, *results.failures)
     for name, answer in answers:
-        if name == target and answer.request.kind == "generate":
+        if name == target and answer.request.kind == "generate" and (not named or answer.request.id in named):
             found[answer.request.id, seen[answer.request.id]] = answer
             seen[answer.request.id] += 1
     return found

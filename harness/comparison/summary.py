@@ -85,7 +85,6 @@ class Statistic:
     title: str
     of: Callable[[Side, Side], Interval | None]  # the candidate and the baseline
     better: str = ""  # "low" or "high"; "" where neither is better
-    digits: int = 3
     about: str = ""
     least: float = -math.inf  # what it cannot be below, …
     most: float = math.inf  # … or above, whatever its interval says
@@ -253,7 +252,7 @@ def _beside_batch(timing: Timing) -> Sequence[float]:
 
 
 def _size(title: str, size: Callable[[Timing], int]) -> Statistic:
-    return Statistic(title, _once(lambda timing: size(timing) / MEGABYTE), "low", digits=0, absolute=True)
+    return Statistic(title, _once(lambda timing: size(timing) / MEGABYTE), "low", absolute=True)
 
 
 def _once(value: Callable[[Timing], float]) -> Callable[[Side, Side], Interval | None]:
@@ -313,23 +312,23 @@ STATISTICS: Mapping[str, Statistic] = {
     ),
     "processed_top1": Statistic("processed, top-1", _processed_top1, "high"),
     "same_tokens": Statistic("same tokens", _share_of_prompts(_same_tokens, tokens=True), "high"),
-    "first_divergence": Statistic("first divergence, token", first_divergence, "high", digits=0),
+    "first_divergence": Statistic("first divergence, token", first_divergence, "high"),
     "same_text": Statistic("same text", _share_of_prompts(_same_text), "high"),
     "similarity": Statistic("similarity of texts", _over_prompts(_similarity), "high", least=0, most=1),
     "same_end": Statistic("same end", _share_of_prompts(_same_end), "high", about="EOS, stop string or limit"),
-    "tokens_change": Statistic("length, tokens", _over_prompts(_more_tokens, tokens=True), digits=1),
-    "characters_change": Statistic("length, characters", _over_prompts(_more_characters), digits=1),
+    "tokens_change": Statistic("length, tokens", _over_prompts(_more_tokens, tokens=True)),
+    "characters_change": Statistic("length, characters", _over_prompts(_more_characters)),
     "checks": Statistic("checks passed", _checks, "high", absolute=True),
     "weights_mb": _size("weights, MB", lambda timing: timing.weight_bytes),
     "peak_mb": _size("peak memory, MB", lambda timing: timing.peak_bytes),
     "load_peak_mb": _size("peak, loading, MB", lambda timing: timing.load_peak_bytes),
     "load_seconds": Statistic("loading, s", _once(lambda timing: timing.load_seconds), "low", absolute=True),
-    "first_token_ms": Statistic("first token, ms", _repeated(_first_token), "low", digits=0, absolute=True),
-    "tokens_per_second": Statistic("tokens/s, alone", _repeated(_single), "high", digits=1, absolute=True),
-    "batch_tokens_per_second": Statistic("tokens/s, batch", _repeated(_batch), "high", digits=1, absolute=True),
-    "single_speedup": Statistic("speed alone, ×", _speedup(_single, _beside_single), "high", digits=2),
-    "speedup": Statistic("speed in batch, ×", _speedup(_batch, _beside_batch), "high", digits=2),
-    "drift": Statistic("the machine's pace, ×", drift, digits=2, about="above 1: slower than beside the baseline"),
+    "first_token_ms": Statistic("first token, ms", _repeated(_first_token), "low", absolute=True),
+    "tokens_per_second": Statistic("tokens/s, alone", _repeated(_single), "high", absolute=True),
+    "batch_tokens_per_second": Statistic("tokens/s, batch", _repeated(_batch), "high", absolute=True),
+    "single_speedup": Statistic("speed alone, ×", _speedup(_single, _beside_single), "high"),
+    "speedup": Statistic("speed in batch, ×", _speedup(_batch, _beside_batch), "high"),
+    "drift": Statistic("the machine's pace, ×", drift, about="above 1: slower than beside the baseline"),
 }
 
 

@@ -26,7 +26,9 @@ from harness.reports import (
     visible,
     warnings_counted,
 )
-from harness.store import Results, encodable
+from harness.reports.decision_page import decision_page
+from harness.store import Results
+from harness.tables import encodable
 
 TEXT = 4000  # characters of one generated text, reason or line of details
 PREVIEW = 160  # characters of a text in the table of all results
@@ -43,7 +45,8 @@ def render(results: Results) -> str:
         word=word,
         sentence=sentence,
         results=results,
-        errors=untold_errors(results),
+        comparison=decision_page(results),
+        errors=() if results.measured else untold_errors(results),  # a comparison tells of them itself
         checks=sum(results.outcomes.values()),
         name=" + ".join(suite["name"] for suite in results.suites) or "run",
         outcomes=[(outcome, SYMBOLS[outcome], results.outcomes.get(outcome, 0)) for outcome in SYMBOLS],
@@ -124,18 +127,30 @@ def _targets(results: Results) -> list[dict[str, Any]]:
 
 def _texts(results: Results) -> dict[str, Any]:
     """Who wrote what: a row for each request, a column for each target."""
-    names = {request: record.prompt for record in results.records for request in record.requests if record.prompt}
+    names = _prompts_by_request(results)
     rows: dict[str, dict[str, Any]] = {}
     targets: dict[str, None] = {}
-    for target, done in results.completions:
+    shown = [(target, done) for target, done in results.completions if done.request.id in names]
+    for target, done in shown:
         targets[target] = None
         if done.request.id not in rows:
             if len(rows) == PROMPTS:
                 continue
-            rows[done.request.id] = _heading(done.request, names.get(done.request.id, ""))
+            rows[done.request.id] = _heading(done.request, names[done.request.id])
         rows[done.request.id]["texts"][target] = _text(done)
-    distinct = {done.request.id for _, done in results.completions}
+    distinct = {done.request.id for _, done in shown}
     return {"targets": list(targets), "rows": list(rows.values()), "more": len(distinct) - len(rows)}
+
+
+def _prompts_by_request(results: Results) -> dict[str, str]:
+    """What was generated to be read, and the name of its prompt; not what only measures speed or likelihood."""
+    names: dict[str, str] = {}
+    for record in results.records:
+        for request in record.requests:
+            names[request] = names.get(request) or record.prompt
+    for one in results.measured.answered if results.measured else ():
+        names[one.request] = names.get(one.request) or one.prompt
+    return names
 
 
 def _heading(request: Request, name: str) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 
 from rich.cells import cell_len
@@ -14,7 +14,6 @@ from rich.text import Text
 from harness.record import Record
 from harness.reports import (
     SYMBOLS,
-    Grid,
     cut,
     grid,
     headline,
@@ -42,15 +41,17 @@ LONGEST = 4000  # characters of one line of details
 WARNING = 160
 GAP = 2
 # For consoles that cannot say them (LANG=C, some Windows code pages).
-PLAIN = str.maketrans({"✓": "ok", "✗": "FAIL", "–": "-", "…": "...", "×": "x"})
+PLAIN = str.maketrans(
+    {"✓": "ok", "✗": "FAIL", "–": "-", "…": "...", "×": "x", "→": "->", "≥": ">=", "∞": "inf", "▲": "+", "▼": "-"}
+)
+Line = tuple[str, Sequence[tuple[str, str]]]  # the name of a row, and each cell's text and style
 
 
 def summary(results: Results, console: Console, verbose: bool = False, report: Path | None = None) -> None:
     """Print the outcome of a run; the last line is the verdict."""
     shown = grid(results.records)
-    for part in _parts(shown, console.width):
-        console.print(_table(part, console))
-        say(console)
+    rows = [(test, [(cell.text, STYLES.get(cell.outcome, "")) for cell in cells]) for test, cells in shown.rows]
+    tables(console, "test", shown.targets, rows)
     _legend(results, console)
     _failures(results, console, verbose)
     _others(results, console, verbose)
@@ -81,30 +82,32 @@ def _sayable(text: str, console: Console) -> str:
     return text.translate(PLAIN).encode(console.encoding, "backslashreplace").decode(console.encoding)
 
 
-def _parts(whole: Grid, width: int) -> Iterator[Grid]:
-    """The grid cut into tables that fit beside each other's test names; at least one target each."""
-    columns = [
-        max([cell_len(name), *(cell_len(row[i].text) for _, row in whole.rows)]) + GAP
-        for i, name in enumerate(whole.targets)
+def tables(console: Console, corner: str, columns: Sequence[str], rows: Sequence[Line]) -> None:
+    """A table, cut into several that fit beside the names of its rows; at least one column each."""
+    widths = [
+        max([cell_len(one_line(name)), *(cell_len(cells[i][0]) for _, cells in rows)]) + GAP
+        for i, name in enumerate(columns)
     ]
-    names = max([cell_len(test) for test, _ in whole.rows], default=0) + GAP
+    names = max(cell_len(one_line(name)) for name in (corner, *(name for name, _ in rows))) + GAP
     start = 0
     while start < len(columns):
-        end, used = start + 1, names + columns[start]
-        while end < len(columns) and used + columns[end] <= width:
-            used += columns[end]
+        end, used = start + 1, names + widths[start]
+        while end < len(columns) and used + widths[end] <= console.width:
+            used += widths[end]
             end += 1
-        yield Grid(whole.targets[start:end], tuple((test, row[start:end]) for test, row in whole.rows))
+        part = [(name, cells[start:end]) for name, cells in rows]
+        console.print(_table(corner, columns[start:end], part, console))
+        say(console)
         start = end
 
 
-def _table(part: Grid, console: Console) -> Table:
+def _table(corner: str, columns: Sequence[str], rows: Sequence[Line], console: Console) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, GAP, 0, 0), header_style="bold")
-    for name in ("test", *part.targets):
+    for name in (corner, *columns):
         table.add_column(Text(_sayable(one_line(name), console)), overflow="fold")
-    for test, row in part.rows:
-        cells = [Text(_sayable(cell.text, console), STYLES.get(cell.outcome, "")) for cell in row]
-        table.add_row(Text(_sayable(one_line(test), console)), *cells)
+    for name, cells in rows:
+        shown = [Text(_sayable(text, console), style) for text, style in cells]
+        table.add_row(Text(_sayable(one_line(name), console)), *shown)
     return table
 
 

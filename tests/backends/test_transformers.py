@@ -395,7 +395,8 @@ def test_facts_are_the_effective_ones(tiny: Any, load: Any) -> None:
 
     assert (facts.dtype, facts.attention, facts.device, facts.cache) == ("bfloat16", "eager", "cpu", "DynamicCache")
     assert (facts.context_window, facts.vocabulary, facts.eos_token_ids) == (128, 95, (1,))
-    assert facts.weight_bytes == 2 * sum(p.numel() for p in backend.model.parameters())
+    buffers = sum(b.numel() * b.element_size() for b in backend.model.buffers())
+    assert facts.weight_bytes == 2 * sum(p.numel() for p in backend.model.parameters()) + buffers
 
 
 def test_a_quantized_level_is_seen_in_the_weights(tiny: Any, load: Any) -> None:
@@ -409,7 +410,7 @@ def test_a_quantized_level_is_seen_in_the_weights(tiny: Any, load: Any) -> None:
 def test_a_level_that_is_not_there_is_an_error(tiny: Any, load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from harness.backends import quantizations
 
-    monkeypatch.setattr(quantizations, "arguments", lambda name, dtype: {})
+    monkeypatch.setattr(quantizations, "arguments", lambda name, dtype, device: {})
 
     with pytest.raises(LevelMismatch, match="asked for quantization 'nf4', but no weight is quantized so"):
         load(tiny("llama"), "nf4")

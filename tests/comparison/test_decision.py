@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.comparison.decision import decide, shown
+from harness.comparison.decision import decide
 from harness.comparison.measured import Answered, Candidate, Measured, Passage, Replay, Timing
 from harness.comparison.statistics import Interval
 from harness.comparison.summary import STATISTICS, summarize
@@ -315,12 +315,6 @@ def test_checks_are_compared_pairwise_too() -> None:
     found = decide(results({"base": BASE, "a": BASE, "b": BASE}, records=tuple(records))).differences
     checks = next(one for one in found if one.statistic == "checks")
     assert (checks.value.value, checks.better) == (1, "a")
-
-
-def test_a_value_is_shown_with_its_interval() -> None:
-    assert shown(Interval(0.2912, 0.21, 0.4, 12)) == "0.291 [0.21, 0.4]"
-    assert shown(Interval(3.0, None, None, 1)) == "3"
-    assert shown(Interval(3.0, 3.0, None, 1)) == "3 [3, ?]"
 
 
 def test_every_statistic_has_a_side_that_is_better_or_says_that_there_is_none() -> None:

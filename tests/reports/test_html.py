@@ -1,6 +1,7 @@
 import re
 from html.parser import HTMLParser
 
+from harness.comparison.measured import Candidate
 from harness.inputs import GREEDY, Model
 from harness.record import Batch, Completion, Record, Request, Target, TargetFacts, Text, Verdict
 from harness.reports.html import render
@@ -141,6 +142,7 @@ def test_texts_stand_side_by_side_by_prompt():
     again = Request(Text("Say hello"), GREEDY, layout=Batch((Text("Say hello"), Text("x")), "right"), repeat=1)
     outcome = results(
         record(prompt="greeting", requests=(Request(Text("Say hello"), GREEDY).id,)),
+        record(prompt="", requests=(again.id,)),
         completions=(
             ("tiny", completion("Hello\n  there")),
             ("tiny-nf4", completion("Hallo")),
@@ -190,7 +192,9 @@ def everywhere(text):
 def test_a_huge_text_is_cut_with_a_word_on_the_rest():
     long = "<b>" + "x" * 1_000_000
     verdict = Verdict("failed", long, {}, (long,))
-    outcome = results(record("b", "failed", text=long, verdict=verdict), completions=(("tiny", completion(long)),))
+    done = completion(long)
+    failed = record("b", "failed", text=long, verdict=verdict, requests=(done.request.id,))
+    outcome = results(failed, completions=(("tiny", done),))
     html = render(outcome)
     assert len(html) < 60_000
     text = Page(html).text
@@ -262,3 +266,104 @@ def test_warnings_and_environment_are_told():
     assert "12,600 × MatMul8bitLt: inputs will be cast" in text
     assert "torch 2.13.0" in text
     assert "suites/basics.yaml sha256 ab12ab12ab12" in text
+
+
+def test_a_comparison_opens_with_the_decision(compared):
+    page = Page(render(compared()))
+    assert re.match(r" ship int8: .* – levels ship int8: .* – levels checks: FAILED 1 of 3 checks failed", page.text)
+    order = ("Decision", "do not ship", "Candidates against the baseline", "Pareto set:", "What failed", "All results")
+    places = [page.text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "baseline fp32; 8 prompts, 32 tokens of its own continuations" in page.text
+    assert (
+        "✗ do not ship fp32 (baseline) peak_mb 600 MB, at most 400 wanted ✓ ship int8 ✗ do not ship nf4 kl" in page.text
+    )
+    assert "must_pass counts[p0]: failed ? cannot tell fp8 it was not measured" in page.text
+    assert page.text.count("needs a GPU") == 1
+    assert "Notes nf4: a note" in page.text
+    assert "nf4 1 failed of 1 check" in page.text
+
+
+def test_the_statistics_say_better_and_worse_in_words(compared):
+    text = Page(render(compared())).text
+    assert "weights, MB 538 162 ▲ better 110 ▲ better peak memory, MB" in text
+    assert "tokens/s, batch 31 [30, 32] 22 [20, 23] ▼ worse 36 [33, 40] ▲ better" in text
+    assert "first token, ms 12 [10, 20] 12 [10, 20] 12 [10, 20] tokens/s" in text
+    assert re.search(r"KL, mean nats a token 0 0\.0200 \[[^]]*\] ▼ worse 0\.300 \[[^]]*\] ▼ worse KL, median", text)
+    assert "peak, loading, MB – – – loading" in text
+
+
+def test_the_chart_has_a_point_for_each_candidate_and_a_text_for_those_who_do_not_see_it(compared):
+    page = Page(render(compared()))
+    (chart,) = page.having("svg", role="img")
+    assert chart["aria-label"] == (
+        "peak memory, MB against tokens/s in batch. "
+        "fp32, KL 0: 600 MB, 31 tokens/s; int8, KL 0.0200: 300 MB, 22 tokens/s; nf4, KL 0.300: 250 MB, 36 tokens/s"
+    )
+    points = [(float(dot["cx"]), -float(dot["cy"])) for dot in page.having("circle")]
+    assert len(points) == 3
+    nf4, fp32, int8 = points  # the fastest first
+    assert nf4[0] < int8[0] < fp32[0]
+    assert nf4[1] > fp32[1] > int8[1]
+    assert len(page.having("circle", **{"class": "point filled"})) == 3
+
+
+def test_two_candidates_are_compared_in_a_folded_block(compared):
+    page = Page(render(compared()))
+    differences, results_table = page.having("details")
+    assert "open" not in differences
+    assert "open" in results_table
+    assert "Every two candidates, on the same prompts (2) int8 better than nf4 in KL by 0.280" in page.text
+
+
+def test_a_comparison_without_a_budget_says_how_to_get_a_decision(compared):
+    text = Page(render(compared(budget=None))).text
+    assert "write into the suite what a target may cost: budget: max_kl: 0.1" in text
+    assert "do not ship" not in text
+
+
+def test_a_comparison_without_speed_has_no_chart(compared, measures):
+    page = Page(render(compared(measured=measures(timings=()))))
+    assert not page.having("svg")
+    assert "Pareto set: not known" in page.text
+
+
+def test_only_what_a_check_or_a_comparison_asked_for_is_a_text(compared):
+    def text_of(what, **changes):
+        return "fp32", completion(f"only {what}", Request(Text(what), GREEDY, **changes))
+
+    plain = compared()
+    others = (text_of("replay", kind="replay"), text_of("likelihood", kind="likelihood"), text_of("speed", repeat=3))
+    text = Page(render(compared(completions=(*plain.completions, *others)))).text
+    assert "only" not in text[text.index("Generated texts") : text.index("All results")]
+    # p7 was asked for by the comparison, and by no check
+    assert "p7 Say p7 one two 4 tokens, eos one two 4 tokens, eos one three 4 tokens, eos" in text
+
+
+def test_nothing_foreign_in_a_comparison_becomes_part_of_the_page(compared, measures):
+    def made(text):
+        named = measures()
+        candidates = tuple(Candidate(text, "int8", text) if one.name == "int8" else one for one in named.candidates)
+        return render(
+            compared(
+                measured=measures(candidates=candidates, not_measured={"fp8": text}, notes=(text,)),
+                errors=(text,),
+            )
+        )
+
+    calm = Page(made("calm"))
+    for evil in EVIL:
+        page = Page(made(evil))
+        assert [tag for tag, _ in page.elements] == [tag for tag, _ in calm.elements]
+        assert [sorted(found) for _, found in page.elements] == [sorted(found) for _, found in calm.elements]
+        assert not set(made(evil)) & set("\x1b\x07\x00\u202e\u2066\ud800")
+
+
+def test_a_comparison_keeps_the_rules_of_the_page(compared):
+    page = Page(render(compared()))
+    assert {tag for tag, _ in page.elements}.isdisjoint(
+        {"script", "img", "link", "iframe", "form", "a", "use", "image"}
+    )
+    assert not [name for _, found in page.elements for name in found if name in ("src", "href", "style")]
+    assert all("scope" in found for found in page.having("th"))
+    assert all("tabindex" in found and "aria-label" in found for found in page.having("div", **{"class": "scroll"}))
