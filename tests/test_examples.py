@@ -51,6 +51,12 @@ def test_the_readme_names_every_expectation() -> None:
     assert [name for name in TABLE if f"`{name}" not in README] == []
 
 
+def test_the_readme_names_every_level() -> None:
+    from harness.backends.quantizations import LEVELS
+
+    assert [name for name in LEVELS if f"`{name}`" not in README] == []
+
+
 def test_the_readme_names_commands_that_exist() -> None:
     from typer.main import get_command
 
