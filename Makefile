@@ -1,5 +1,6 @@
 # make demo            run the first suite on the embedded model
 # make test            the tests of the harness
+# make slow            those of its tests that take minutes
 # make check           formatting, lint, types
 # make suites          the suites of this repository, through pytest
 # make selftest        whether those suites catch the faults that are planted in the model
@@ -17,13 +18,16 @@ SETUP = pyproject.toml constraints.txt
 PINS4 = transformers==4.57.6 tokenizers==0.22.2 huggingface_hub==0.36.2 datasets==5.0.1 fsspec==2026.6.0
 DROP4 = transformers|tokenizers|huggingface_hub|datasets|fsspec|httpx2|httpcore2
 
-.PHONY: demo test check suites selftest transformers4 clean
+.PHONY: demo test slow check suites selftest transformers4 clean
 
 demo: $(VENV)/.installed
 	$(VENV)/bin/harness run suites/basics.yaml
 
 test: $(VENV)/.installed-dev
 	$(VENV)/bin/python -m pytest
+
+slow: $(VENV)/.installed-dev
+	$(VENV)/bin/python -m pytest -m slow
 
 check: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff format --check

@@ -1,0 +1,1 @@
+"""Pins: recorded behaviour of a model, and a verdict that tells noise from change."""
