@@ -76,7 +76,7 @@ class Request:
     layout: "any" leaves batching to the scheduler; "alone" is a batch of one; a Batch is exactly that batch.
     repeat: 0, 1, 2 … are different requests, really generated again.
     kind: generate; replay: the real generate(), in which each token is forced to be that of the continuation, while
-    the whole distributions are kept; likelihood: how likely each token of the prompt's text is, after those before it;
+    the distributions are kept; likelihood: how likely each token of the prompt's text is, after those before it;
     score: the argmax at each place of one forward pass over prompt and continuation, without
     cache; render: what the prompt pipeline makes of the prompt, nothing is generated; bare_…: the call as
     careless code makes it, whose effective config is the answer; processed: the first step's distribution
@@ -95,6 +95,7 @@ class Request:
     attention: str = ""  # another attention implementation than the one that was loaded
     float32: bool = False  # with the weights cast to float32 for the while
     resume_after: int = 0  # so many tokens are generated first, then their cache is gone on with
+    whole: bool = True  # of kind replay: the distributions are kept whole, in a file; else the top of them
 
     def replace(self, **changes: Any) -> Request:
         return dataclasses.replace(self, **changes)
@@ -226,6 +227,7 @@ class Completion:
     rendering: Rendering | None = None  # of kind render
     raw_logits: Sequence[float] = ()  # of kind processed: the first step's, before all processors …
     processed_logits: Sequence[float] = ()  # … and after them
+    processed_steps: tuple[Step, ...] = ()  # of kind replay: as `steps`, after all processors, where there are any
     distributions: Distributions | None = None  # of kind replay; its file is gone once the comparison is made
 
     @property

@@ -57,6 +57,7 @@ def _together(request: Request) -> tuple[Hashable, ...]:
         request.attention,
         request.float32,
         request.resume_after,
+        request.whole,
     )
     if isinstance(request.layout, Batch):
         return ("batch", request.layout, *common)

@@ -29,7 +29,9 @@ NOT_FINITE = ("NaN", "Infinity", "-Infinity")  # JSON has no such numbers: they 
 Noun = Callable[[Any, str], Any]  # of a kind, from JSON
 STEPS = ("logprob", "top_ids", "top_logprobs", "max_logit")
 # Fields that are columns just as they are.
-OF_REQUEST = ("kind", "repeat", "fresh_process", "row", "continuation", "position_ids", "float32", "resume_after")
+OF_REQUEST = (
+    *("kind", "repeat", "fresh_process", "row", "continuation", "position_ids", "float32", "resume_after", "whole"),
+)
 OF_COMPLETION = (
     *("prompt_text", "prompt_ids", "ids", "tokens", "text", "finish", "precision", "padding", "pads", "batch_size"),
     *("split_after_oom", "seconds", "memory_bytes", "tail", "cache", "attention"),
@@ -268,13 +270,13 @@ def token_types() -> dict[str, Any]:
 
     names = (
         "request target kind prompt generation layout row repeat fresh_process continuation position_ids "
-        "asked_attention float32 resume_after prompt_text prompt_ids ids tokens text finish "
+        "asked_attention float32 resume_after whole prompt_text prompt_ids ids tokens text finish "
         "logprob top_ids top_logprobs max_logit tail returned precision padding pads batch_size split_after_oom "
         "seconds memory_bytes cache attention generation_config warnings error error_message"
     )
     whole, real, wholes = pa.int64(), pa.float64(), pa.list_(pa.int64())
     other = dict.fromkeys(("row", "repeat", "resume_after", "pads", "batch_size", "memory_bytes"), whole)
-    other |= dict.fromkeys(("fresh_process", "position_ids", "float32", "split_after_oom"), pa.bool_())
+    other |= dict.fromkeys(("fresh_process", "position_ids", "float32", "whole", "split_after_oom"), pa.bool_())
     other |= dict.fromkeys(("continuation", "prompt_ids", "ids", "tail"), wholes)
     other |= {"tokens": pa.list_(pa.string()), "seconds": real}
     other |= {"logprob": pa.list_(real), "max_logit": pa.list_(real)}

@@ -106,7 +106,7 @@ def everything():
     layout = Batch((Text("Hello"), Text(ids=(1, 2))), "right", False, 7)
     generation = Generation(do_sample=True, temperature=0.7, top_k=5, stop_strings=("\n", "."), seed=3)
     one = Request(Text(messages=turns, continued=True), generation, layout, 2, True, "replay", 1, (3, 4), True)
-    one = one.replace(attention="eager", float32=True, resume_after=1)
+    one = one.replace(attention="eager", float32=True, resume_after=1, whole=False)
     steps = (
         Step(-0.5, array("i", (3, 9)), array("f", (-0.5, -1.5)), 11.0),
         Step(-0.25, array("i", (4,)), array("f", (-0.25,)), float("inf")),
@@ -177,7 +177,13 @@ def everything():
     )
 
 
-NOT_KEPT = {"rendering", "raw_logits", "processed_logits", "distributions"}  # the last ones would be far too large
+NOT_KEPT = {
+    "processed_steps",
+    "rendering",
+    "raw_logits",
+    "processed_logits",
+    "distributions",
+}  # the last ones would be far too large
 
 
 def test_a_run_comes_back_whole(tmp_path):
@@ -480,7 +486,9 @@ def test_a_folder_of_the_first_format_is_read_as_far_as_it_goes(tmp_path):
     outcome = results(completions=(("m", completion()), ("m", scored)))
     folder = save(outcome, tmp_path)
     table = pq.read_table(folder / "tokens.parquet")
-    added = "kind row continuation position_ids asked_attention float32 resume_after tail returned cache attention"
+    added = (
+        "kind row continuation position_ids asked_attention float32 resume_after whole tail returned cache attention"
+    )
     pq.write_table(table.drop_columns(added.split()).replace_schema_metadata(None), folder / "tokens.parquet")
     meta = json.loads((folder / "run.json").read_text())
     first = {key: value for key, value in meta.items() if key not in ("budget", "comparison")} | {"format": 1}

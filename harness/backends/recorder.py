@@ -55,7 +55,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
             handle.remove()
             del self.model._prepare_generation_config
         self.generation_config = self._config.to_dict()
-        self._columns = [torch.stack(column).cpu() for column in zip(*self._steps, strict=True)]
+        self._columns = columns(self._steps)
 
     def _keep_logits(self, module: Any, args: Any, output: Any) -> None:
         self.logits = output.logits[:, -1].float()
@@ -66,7 +66,7 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         """Called after each token is chosen: records it and stops nothing; generate() has its own criteria."""
         self._rows = input_ids.shape[0]
         if self._records:
-            self._steps.append(self._reduced(input_ids[:, -1:]))
+            self._steps.append(self.reduced(self.logits, input_ids[:, -1:]))
         return torch.zeros(input_ids.shape[0], dtype=torch.bool, device=input_ids.device)
 
     @property
@@ -76,12 +76,13 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
         drafted = config.prompt_lookup_num_tokens or config.assistant_early_exit
         return (config.num_beams or 1) == 1 and not drafted
 
-    def _reduced(self, chosen: Any) -> tuple[Any, ...]:
-        logprobs = self.logits.log_softmax(-1)
+    def reduced(self, logits: Any, chosen: Any) -> tuple[Any, ...]:
+        """What is kept of one step, for every row; it stays on the device."""
+        logprobs = logits.log_softmax(-1)
         values, ids = logprobs.topk(min(self.top_k, logprobs.shape[-1]))
         logprob = logprobs.gather(-1, chosen.to(logprobs.device)).squeeze(-1)
-        finite = ~(self.logits.isnan() | self.logits.isposinf()).any(-1)
-        return logprob, ids, values, self.logits.amax(-1), finite
+        finite = ~(logits.isnan() | logits.isposinf()).any(-1)
+        return logprob, ids, values, logits.amax(-1), finite
 
     def own(self, sequence: Any, start: int) -> tuple[tuple[int, ...], Finish, tuple[int, ...]]:
         """The new tokens that are the row's own, why it ended, and what stands after; from ids, never from text."""
@@ -123,14 +124,22 @@ class Recorder(StoppingCriteria):  # type: ignore[misc]
 
     def steps(self, row: int, length: int) -> tuple[Step, ...]:
         """What was recorded at the row's own tokens; nothing under beam search."""
-        if not self._columns:
-            return ()
-        logprob, ids, values, height, _ = (column[:length, row].tolist() for column in self._columns)
-        return tuple(
-            Step(logprob[i], array("i", ids[i]), array("f", values[i]), height[i]) for i in range(len(logprob))
-        )
+        return steps_of(self._columns, row, length)
 
     def first_nonfinite(self, row: int, length: int) -> int | None:
         """The first step whose logits held NaN or Inf: greedy goes on with token 0 as if nothing were wrong."""
         finite: Sequence[bool] = self._columns[4][:length, row].tolist() if self._columns else ()
         return next((index for index, good in enumerate(finite) if not good), None)
+
+
+def columns(reduced: Sequence[tuple[Any, ...]]) -> list[Any]:
+    """What was kept of each step, stacked over steps, and on the CPU."""
+    return [torch.stack(column).cpu() for column in zip(*reduced, strict=True)]
+
+
+def steps_of(kept: Sequence[Any], row: int, length: int) -> tuple[Step, ...]:
+    """The steps of one row."""
+    if not kept:
+        return ()
+    logprob, ids, values, height, _ = (column[:length, row].tolist() for column in kept)
+    return tuple(Step(logprob[i], array("i", ids[i]), array("f", values[i]), height[i]) for i in range(len(logprob)))

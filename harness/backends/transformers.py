@@ -19,7 +19,7 @@ from harness.backends.recorder import Recorder
 from harness.backends.replay import Forced
 from harness.backends.scoring import likelihood, score
 from harness.errors import CannotRun, InvalidRequest, NotSupported, NumericFailure, OutOfMemory
-from harness.record import Batch, Completion, Failure, Request, Target, TargetFacts
+from harness.record import Batch, Completion, Failure, Request, Target, TargetFacts, Text
 from harness.rendering import TemplateFailed, describe
 
 
@@ -112,7 +112,7 @@ class Transformers:
         recorder = Recorder(self.model, self.tokenizer, first.generation, self.top_k)
         # An encoder-decoder starts a sequence of its own, with one token that it is given.
         start = 1 if "encoder_decoder" in self.facts.traits else inputs["input_ids"].shape[1]
-        forced = self._forced(requests, recorder, start) if first.kind == "replay" else None
+        forced = self._forced(requests, rows, recorder) if first.kind == "replay" else None
         with logs.captured() as warnings, forced.listening(self.model) if forced else nullcontext():
             output, seconds, peak = self._call(inputs, first, recorder, **(forced.limit if forced else {}))
         self.facts = dataclasses.replace(self.facts, cache=recorder.cache)
@@ -143,23 +143,28 @@ class Transformers:
                     tail=tail,
                     cache=recorder.cache,
                     returned=recorder.returned(output, row, copies, start) if copies > 1 else (),
+                    processed_steps=forced.processed_steps(row) if forced else (),
                     distributions=forced.distributions(row) if forced else None,
                 )
             )
         return answers
 
-    def _forced(self, requests: Sequence[Request], recorder: Recorder, start: int) -> Forced:
+    def _forced(self, requests: Sequence[Request], rows: Sequence[Text], recorder: Recorder) -> Forced:
         generation = requests[0].generation
         drafted = generation.prompt_lookup_num_tokens or generation.assistant_early_exit
         if (generation.num_beams or 1) > 1 or (generation.num_return_sequences or 1) > 1 or drafted:
             raise NotSupported("only one token at a time can be led along a given path: no beams, drafts or copies")
-        if isinstance(requests[0].layout, Batch):
-            raise NotSupported("the neighbours in a fixed batch have no path to be led along")
         highest = max((max(request.continuation, default=0) for request in requests), default=0)
         if highest >= self.facts.vocabulary:
             raise InvalidRequest(f"the path holds id {highest}, but the model has {self.facts.vocabulary} embeddings")
         end = next(iter(self.facts.eos_token_ids), self.facts.pad_token_id or 0)
-        return Forced(recorder, [request.continuation for request in requests], start, end)
+        paths: list[tuple[int, ...] | None] = [None] * len(rows)
+        for index, request in enumerate(requests):
+            row = position(request, rows, index)
+            if paths[row] not in (None, request.continuation):
+                raise NotSupported("one row of a batch cannot be led along two paths at once")
+            paths[row] = request.continuation
+        return Forced(recorder, paths, end, whole=requests[0].whole)
 
     def _completion(self, request: Request, ids: tuple[int, ...] = (), **fields: Any) -> Completion:
         text, prompt_ids = self.prompts.encode(request.prompt)

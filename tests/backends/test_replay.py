@@ -130,12 +130,47 @@ def test_processed_is_what_penalty_temperature_and_top_k_leave(load: Any) -> Non
         seen.add(token)
 
 
+def test_neighbours_in_a_fixed_batch_go_their_own_way(load: Any) -> None:
+    backend = load()
+    batch = Batch((SHORT, LONG))
+    (led,) = answered(backend, Request(SHORT, GREEDY, batch, kind="replay", continuation=PATH, whole=False))
+    assert (led.ids, led.batch_size, led.pads) == (PATH, 2, 9)
+    for step, row in zip(led.steps, logits_by_hand(backend, SHORT, PATH), strict=True):
+        values, ids = torch.tensor(row).log_softmax(-1).topk(20)
+        assert list(step.top_ids) == ids.tolist()
+        assert list(step.top_logprobs) == pytest.approx(values.tolist(), abs=1e-3)
+    pair = [Request(text, GREEDY, batch, kind="replay", continuation=PATH, whole=False) for text in (SHORT, LONG)]
+    assert [done.ids for done in answered(backend, *pair)] == [PATH, PATH]
+
+
+def test_only_the_top_of_the_distributions_is_kept_where_the_whole_is_not_asked_for(load: Any) -> None:
+    backend = load()
+    request = Request(SHORT, GREEDY, kind="replay", continuation=PATH, whole=False)
+    (plain,) = answered(backend, request)
+    assert (plain.distributions, plain.processed_steps) == (None, ())
+    penalty = GREEDY.model_copy(update={"repetition_penalty": 1.5})
+    (penalised,) = answered(backend, request.replace(generation=penalty))
+    (whole,) = answered(backend, request.replace(generation=penalty, whole=True))
+    for place, step in enumerate(penalised.processed_steps):
+        values, ids = torch.tensor(whole.distributions.processed(place)).log_softmax(-1).topk(20)
+        assert list(step.top_ids) == ids.tolist()
+        assert list(step.top_logprobs) == pytest.approx(values.tolist(), abs=1e-5)
+        assert step.logprob == pytest.approx(
+            float(torch.tensor(whole.distributions.processed(place)).log_softmax(-1)[PATH[place]]), abs=1e-5
+        )
+
+
+def test_one_row_cannot_be_led_along_two_paths(load: Any) -> None:
+    batch = Batch((SHORT, LONG))
+    two = [Request(SHORT, GREEDY, batch, kind="replay", continuation=path) for path in (PATH, PATH[:2])]
+    assert ["two paths at once" in answer.message for answer in load().generate(two)] == [True, True]
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"generation": Generation(do_sample=False, num_beams=2, max_new_tokens=4)}, "no beams"),
         ({"generation": Generation(do_sample=False, prompt_lookup_num_tokens=2, max_new_tokens=4)}, "no beams"),
-        ({"layout": Batch((SHORT, LONG))}, "neighbours"),
         ({"continuation": (20, 95)}, "has 95 embeddings"),
     ],
 )
