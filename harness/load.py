@@ -35,6 +35,7 @@ class Loaded:
     file: str
     lines: Mapping[str, int]  # test name -> line of that test in its own file
     files: Mapping[str, str] = field(default_factory=dict)  # test name -> file, if that is another one
+    path: str = ""  # where the suite's file is, whatever it is called in ids
 
 
 def load(path: Path | str) -> Loaded:
@@ -127,7 +128,8 @@ def _load(file: str) -> tuple[Loaded, Tree]:
     marks = [node.start_mark for node in tree.find(("tests",))[2].value]
     places = list(zip((test.name for test in suite.tests), marks, strict=True))
     lines = {name: mark.line + 1 for name, mark in places}
-    return Loaded(suite, file, lines, {name: mark.name for name, mark in places if mark.name != file}), tree
+    others = {name: mark.name for name, mark in places if mark.name != file}
+    return Loaded(suite, file, lines, others, os.path.abspath(file)), tree
 
 
 def _text_files(suite: Suite, tree: Tree) -> dict[str, Reading]:

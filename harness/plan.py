@@ -53,6 +53,7 @@ class Check:
     skip: str = ""  # why it does not run on this target
     devices: tuple[str, ...] = ()  # it runs on these kinds of device only; () is any
     xfails: tuple[KnownFailure, ...] = ()  # known failures of this target and prompt
+    suite_file: str = ""  # where the suite lies; pins are beside it
 
     @property
     def name(self) -> str:
@@ -115,6 +116,7 @@ def _checks_of(loaded: Loaded, test: Test, target: Target) -> tuple[Check, ...]:
                 cases=cases,
                 prompt=prompt,
                 over_set=label == OVER_SET,
+                suite_file=loaded.path or loaded.file,
                 skip=skip,
                 devices=(test.only.device or ()) if test.only else (),
                 xfails=tuple(

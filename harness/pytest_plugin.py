@@ -9,7 +9,7 @@ import os
 import re
 import shlex
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from harness import pytest_telling as telling
+
 if TYPE_CHECKING:
     from harness.load import Loaded
     from harness.plan import Check
-    from harness.record import Record, Target
+    from harness.record import Target
     from harness.runner import Judged, Runner
     from harness.store import Results
 
@@ -82,10 +84,12 @@ class State:
 
     def start(self, checks: Sequence[Check]) -> None:
         """One runner for the checks that will really run. Workers of xdist have no terminal, and stay quiet."""
+        from harness.pins.book import Book, mode_of
         from harness.runner import Runner
 
         loud = self.config.get_verbosity() > 0 and self.config.pluginmanager.hasplugin("terminalreporter")
-        self.runner = Runner(checks, Progress(self.config) if loud and not os.environ.get("CI") else None)
+        observer = Progress(self.config) if loud and not os.environ.get("CI") else None
+        self.runner = Runner(checks, observer, pins=Book(mode_of(self.config.getoption("update_pins"))))
 
     def once(self, target: str, text: str) -> str:
         """The text when a target says it first, then only a reminder."""
@@ -103,9 +107,9 @@ class State:
             return
         results = self.runner.results(shlex.join(("pytest", *self.config.invocation_params.args)))
         if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput[SHARE] = _share(results)
+            self.config.workeroutput[SHARE] = telling.share(results)
             return
-        self.shares.append(_share(results))
+        self.shares.append(telling.share(results))
         if self.config.getoption("harness_report"):
             self._save(results, session)
 
@@ -133,6 +137,9 @@ def _state(config: pytest.Config) -> State:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("harness", "harness: generation tests written in YAML")
+    group.addoption(
+        "--update-pins", nargs="?", const="all", metavar="new", help="record what is pinned; =new: only what is not yet"
+    )
     group.addoption("--harness-report", metavar="DIR", help="write the run as a new folder under DIR (not with -n)")
     parser.addini("harness_suites", "globs of suite files to collect, relative to the rootdir", type="args", default=[])
 
@@ -200,7 +207,7 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     state = _state(config)
     unmerged = pytest_report_header(config) if state.shares else []
-    for line in (*_summary(state.shares), *state.notes, *unmerged):
+    for line in (*telling.summary(state.shares), *state.notes, *unmerged):
         terminalreporter.write_line(line)
 
 
@@ -292,15 +299,15 @@ class CheckItem(pytest.Item):
         judged = self.judged or self._judge()
         worst = judged.worst
         if judged.status == "error":
-            raise NotJudged(_state(self.config).once(worst.target, _told(judged)) + _place(worst))
+            raise NotJudged(_state(self.config).once(worst.target, telling.told(judged)) + telling.place(worst))
         if judged.status == "skipped":
-            pytest.skip(_visible(worst.verdict.reason))
+            pytest.skip(telling.visible(worst.verdict.reason))
         if worst.xfail:
-            self.add_marker(pytest.mark.xfail(reason=_visible(worst.xfail), raises=CheckFailed))
+            self.add_marker(pytest.mark.xfail(reason=telling.visible(worst.xfail), raises=CheckFailed))
 
     def runtest(self) -> None:
         if self.judged and self.judged.status == "failed":
-            raise CheckFailed(_told(self.judged) + _place(self.judged.worst))
+            raise CheckFailed(telling.told(self.judged) + telling.place(self.judged.worst))
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None) -> Any:
         """Our text and no traceback; its first line is what the short summary shows."""
@@ -320,58 +327,9 @@ class CheckItem(pytest.Item):
         try:
             self.judged = runner.judge(self.check)
         except HarnessError as error:
-            raise NotJudged(_visible(str(error))) from None
-        self.user_properties.extend(_properties(self.judged))
+            raise NotJudged(telling.visible(str(error))) from None
+        self.user_properties.extend(telling.properties(self.judged))
         return self.judged
-
-
-def _told(judged: Judged) -> str:
-    """The reason first, then every expectation that is not met where several are not, then the details."""
-    bad = [record for record in judged.records if record.verdict.status in ("error", "failed")]
-    bad.sort(key=lambda record: record.verdict.status)  # "error" comes before "failed"
-    lines = [bad[0].verdict.reason]
-    lines += [f"{record.expectation}: {record.verdict.reason}" for record in bad if len(bad) > 1]
-    lines += [line for record in bad for line in record.verdict.details]
-    return _visible("\n".join(lines))
-
-
-def _place(record: Record) -> str:
-    from harness.reports import one_line, reproduce
-
-    return f"\nat {one_line(record.file)}:{record.line}\n{one_line(reproduce(record))}"
-
-
-def _properties(judged: Judged) -> Iterable[tuple[str, object]]:
-    """What JUnit XML and other readers of reports get; text that xdist and XML can carry."""
-    record = judged.worst
-    yield from ((name, getattr(record, name)) for name in ("model", "quantization", "target", "prompt", "finish"))
-    for each in judged.records:
-        yield f"verdict.{each.expectation}".rstrip("."), _visible(f"{each.outcome}: {each.verdict.reason}")
-    yield "text", _visible(record.text)
-    yield "new_tokens", "" if record.new_tokens is None else record.new_tokens
-
-
-def _share(results: Results) -> dict[str, Any]:
-    """What one process adds to the summary, as plain data."""
-    from harness.reports import one_line, warnings_counted
-
-    warnings = [[one_line(text), count] for text, count in warnings_counted(results)]
-    return {"counts": dict(results.counts), "targets": len(results.facts), "warnings": warnings}
-
-
-def _summary(shares: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if not shares:
-        return
-    # Every worker of xdist collects everything, and each generates for its own targets.
-    asked, distinct = (max(share["counts"][key] for share in shares) for key in ("asked", "distinct"))
-    generated = sum(share["counts"]["generated"] for share in shares)
-    targets = sum(share["targets"] for share in shares)
-    warnings: Counter[str] = Counter()
-    for share in shares:
-        warnings.update(dict(share["warnings"]))
-    counts = f"asked {asked:,}, distinct {distinct:,}, generated {generated:,}"
-    yield f"harness: requests {counts}; {targets:,} target{'' if targets == 1 else 's'}"
-    yield from (f"harness: warning {count:,} × {text}" for text, count in warnings.most_common())
 
 
 def _is_suite(path: Path, wanted: bool) -> bool:
@@ -392,9 +350,3 @@ def _asks_suites(config: pytest.Config) -> bool:
 
 def _relative(path: Path, start: Path) -> str:
     return os.path.relpath(path, start).replace(os.sep, "/")
-
-
-def _visible(text: str) -> str:
-    from harness.reports import visible
-
-    return visible(text)

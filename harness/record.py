@@ -270,6 +270,7 @@ class TargetFacts:
     pad_token_from: str = ""
     eos_token_ids: tuple[int, ...] = ()
     tokenizer_digest: str = ""  # of its vocabulary: equal digests, comparable ids
+    template_digest: str = ""  # of the chat template
     context_window: int | None = None
     vocabulary: int = 0
     weights: str = ""  # where they were loaded from

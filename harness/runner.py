@@ -19,7 +19,9 @@ from harness.divergence import agree
 from harness.environment import describe
 from harness.errors import CannotRun, HarnessError, LevelUnavailable
 from harness.expectations import Expectation, OverSet
+from harness.expectations.pinned import Remembers
 from harness.judgement import Answer, Judgement, broken, caused, each, rate, reach, reach_set, record
+from harness.pins.book import Book
 from harness.plan import Case, Check
 from harness.record import Completion, Failure, Record, Request, Status, Verdict
 from harness.store import Results
@@ -53,9 +55,11 @@ class Runner:
         load: Callable[..., Backend] | None = None,
         *,
         explain: bool = True,
+        pins: Book | None = None,
     ) -> None:
         self.checks = tuple(checks)
         self.answers = Answers(observer, load)
+        self.pins = pins or Book()
         self._explain = explain  # look for the cause of what failed, which generates more
         self.judged: list[Judged] = []
         self._began = time.monotonic()
@@ -130,16 +134,16 @@ class Runner:
             yield rate(check, check.test.expect.pass_rate, judged, check.xfail(device))
 
     def _judge_case(self, check: Check, case: Case) -> dict[str, Judgement]:
-        return {name: self._judge(check, one, case.needs[name]) for name, one in case.expectations.items()}
+        return {name: self._judge(check, case, name) for name in case.expectations}
 
-    def _judge(self, check: Check, expectation: Expectation, needs: Sequence[Request]) -> Judgement:
+    def _judge(self, check: Check, case: Case, name: str) -> Judgement:
+        expectation = case.expectations[name]
         reason = self._not_for(check, expectation)
         if reason:
             return Verdict("skipped", reason), []
-        answers = self._answers(check, needs)
+        answers: list[Answer] = []
         try:
-            while more := _further(expectation, answers):
-                answers += self._answers(check, more)
+            expectation, answers = self._asked(check, case, name)
             verdict = reach(expectation.judge, answers)
             if verdict.status == "failed" and self._explain:
                 verdict = self._explained(check, expectation, verdict, answers)
@@ -149,13 +153,24 @@ class Runner:
             verdict = broken(error)
         return verdict, answers
 
+    def _asked(self, check: Check, case: Case, name: str) -> tuple[Expectation, list[Answer]]:
+        """The expectation with what is remembered for it, and the answers to all that it asks."""
+        expectation, answers = case.expectations[name], self._answers(check, case.needs[name])
+        if isinstance(expectation, Remembers):
+            memory = self.pins.recall(check, case, self.answers.backend(Setting.of_check(check)).facts)
+            expectation = expectation.remembering(memory)
+            if memory.recording and isinstance(answers[0], Completion):
+                self.pins.record(memory, check, case, answers[0])
+        while more := _further(expectation, answers):
+            answers += self._answers(check, more)
+        return expectation, answers
+
     def _judge_set(self, check: Check) -> dict[str, Judgement]:
         """Each expectation once, over all prompts."""
         judged = {}
-        for name in check.cases[0].expectations:
-            reason = self._not_for(check, check.cases[0].expectations[name])
-            cases = () if reason else check.cases
-            parts = [(case.expectations[name], self._answers(check, case.needs[name])) for case in cases]
+        for name, first in check.cases[0].expectations.items():
+            reason = self._not_for(check, first)
+            parts = [] if reason else [self._asked(check, case, name) for case in check.cases]
             answers = [answer for _, given in parts for answer in given]
             verdict = Verdict("skipped", reason) if reason else reach_set(cast(OverSet, parts[0][0]), parts)
             judged[name] = (verdict, answers)

@@ -147,6 +147,7 @@ def _facts(
         tokenizer_digest=_digest(tokenizer),
         padding_side=str(tokenizer.padding_side),
         chat_template=bool(tokenizer.chat_template),
+        template_digest=_sha256(str(tokenizer.chat_template)) if tokenizer.chat_template else "",
         pad_token_id=pad,
         pad_token_from=pad_from,
         eos_token_ids=ids_of(model.generation_config.eos_token_id),
@@ -165,7 +166,11 @@ def _facts(
 def _digest(tokenizer: Any) -> str:
     """Of the vocabulary, added tokens included: equal digests, comparable ids."""
     vocabulary = sorted(tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()[:16]
+    return _sha256(json.dumps(vocabulary))
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def _pad_token(model: Any, tokenizer: Any) -> tuple[int, str]:

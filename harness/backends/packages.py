@@ -10,6 +10,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -98,7 +99,10 @@ def _fetch(requirement: str, folder: Path, kept: Path) -> Path:
 
 def _pip_download(requirement: str, folder: Path) -> Path:
     """Have pip fetch one wheel with the indexes and proxies that it is configured for; never its dependencies."""
-    if importlib.util.find_spec("pip") is None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # setuptools has an opinion on who looks for pip
+        there = importlib.util.find_spec("pip")
+    if there is None:
         raise RuntimeError("this environment has no pip (`python -m ensurepip`, or `uv pip install pip`, adds it).")
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--no-input", "--quiet"]
     command += ["--disable-pip-version-check", "--retries", "1", "--timeout", "15", "-d", str(folder), requirement]

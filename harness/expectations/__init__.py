@@ -17,6 +17,7 @@ from harness.expectations.invariance import BatchInvariant, Deterministic, Paddi
 from harness.expectations.invariants import Invariants
 from harness.expectations.metrics import Metrics
 from harness.expectations.output import NoRepetition, NotEmpty, NothingAfterEos
+from harness.expectations.pinned import Pinned
 from harness.expectations.processing import ProcessorOrder
 from harness.expectations.prompting import PromptPipeline
 from harness.expectations.sampling import Returns, Seeded
@@ -96,6 +97,7 @@ TABLE: Mapping[str, type[Frozen]] = {
     "equals": Equals,
     "json_schema": JsonSchema,
     "metric": Metrics,
+    "pinned": Pinned,
 }
 
 

@@ -66,7 +66,7 @@ class Pin:
     ids: tuple[int, ...]
     finish: str
     text: str
-    steps: tuple[Step, ...]  # raw log-probabilities of each token
+    steps: tuple[Step, ...]  # raw log-probabilities of each token; () where they are not recorded (beams, drafts)
     padding: str = ""
     pads: int = 0
     batch_size: int = 1
@@ -97,3 +97,19 @@ class Replayed:
     now: Completion  # the free run
     steps: Sequence[Step]
     facts: TargetFacts
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What is remembered of one prompt on one target, and what target and machine are now."""
+
+    check: str  # id, to repeat it
+    suite_file: str
+    lane: Lane
+    facts: TargetFacts
+    environment: Mapping[str, str]
+    pin: Pin | None = None
+    header: Header | None = None
+    recording: bool = False  # it is being recorded, not compared
+    missing: str = ""  # why there is no pin, and what to type
+    details: tuple[str, ...] = ()

@@ -508,9 +508,9 @@ def test_a_metric_of_the_hub_is_asked_for_once_and_not_at_all_when_offline(
 
 def test_nothing_is_written_or_printed_by_our_own_metrics(tmp_path: Path) -> None:
     code = (
-        "from harness.expectations.metrics import OWN, computing\n"
+        "from harness.expectations.metrics import OWN, _computing\n"
         "for name in OWN:\n"
-        "    computing.score(name, [('a', ['b'])], key='', lower_is_better=False, arguments={})\n"
+        "    _computing().score(name, [('a', ['b'])], key='', lower_is_better=False, arguments={})\n"
     )
     places = {"HOME": str(tmp_path), "HF_HOME": str(tmp_path / "hf"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     done = subprocess.run(

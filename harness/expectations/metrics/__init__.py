@@ -8,11 +8,14 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import logging
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from operator import itemgetter
+from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, GetJsonSchemaHandler, StrictBool, StrictStr, field_validator, model_validator
@@ -208,14 +211,10 @@ class Metric(Written):
         return Verdict("failed", self._reason(score, outputs), numbers, self._details(score, outputs))
 
     def _score(self, outputs: Sequence[Output]) -> float:
-        from harness.expectations.metrics import computing
-
-        return computing.score(self.name, self._pairs(outputs), **self._how)
+        return _computing().score(self.name, self._pairs(outputs), **self._how)
 
     def _each_score(self, outputs: Sequence[Output]) -> list[float]:
-        from harness.expectations.metrics import computing
-
-        return computing.each_score(self.name, self._pairs(outputs), **self._how)
+        return _computing().each_score(self.name, self._pairs(outputs), **self._how)
 
     def _pairs(self, outputs: Sequence[Output]) -> list[tuple[str, list[str]]]:
         return [output.cut(self._longest) for output in outputs]
@@ -303,3 +302,13 @@ class Metrics(Frozen):
             others = (f"{name}-{number}" for number in itertools.count(2))
             named[name if name not in named else next(other for other in others if other not in named)] = metric
         return named
+
+
+def _computing() -> ModuleType:
+    """What computes metrics. It imports evaluate, and so libraries that log what concerns nobody here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        return import_module("harness.expectations.metrics.computing")
+    finally:
+        logging.disable(before)
