@@ -267,7 +267,7 @@ def _loading(weights: Weights) -> str:
     lines = "".join(f"        {argument},\n" for argument in arguments)
     return (
         f"def load():\n    model = {_class(weights)}.from_pretrained(\n        MODEL,\n        **WHERE,\n{lines}    )\n"
-        f"    return model{moved}.eval(), AutoTokenizer.from_pretrained(MODEL, **WHERE)\n\n"
+        f"    return model{moved}.eval(), AutoTokenizer.from_pretrained(MODEL, **WHERE)\n"
     )
 
 
@@ -317,6 +317,7 @@ Exits with 1 while that is so, and with 0 once it is not. MODEL: another folder 
 '''
 
 _BODY = '''
+
 def generate(model, tokenizer, call):
     """The new tokens of one row of a batch, and the logits from which each was chosen (not for beams)."""
     rows, pad, left = call["rows"], call["pad_token_id"], call["padding"] == "left"
@@ -331,13 +332,12 @@ def generate(model, tokenizer, call):
         inputs["attention_mask"] = torch.tensor(mask, device=model.device)
     if "attention" in call:
         model.set_attn_implementation(call["attention"])
-    stops = call["arguments"].get("stop_strings") or model.generation_config.stop_strings
     torch.manual_seed(call["seed"])
     with torch.no_grad():
         output = model.generate(
             **inputs,
             **call["arguments"],
-            **({"tokenizer": tokenizer} if stops else {}),
+            **({"tokenizer": tokenizer} if stop_strings(model, call) else {}),
             pad_token_id=pad,
             output_logits=True,
             return_dict_in_generate=True,
@@ -346,15 +346,19 @@ def generate(model, tokenizer, call):
     start = 1 if model.config.is_encoder_decoder else longest
     beams = call["arguments"].get("num_beams") or model.generation_config.num_beams or 1
     logits = [step[place].float() for step in output.logits] if beams == 1 else []
-    return own(output.sequences[place, start:].tolist(), model, pad, stops), logits
+    return own(output.sequences[place, start:].tolist(), model, call), logits
 
 
-def own(tokens, model, pad, stops):
+def stop_strings(model, call):
+    return call["arguments"].get("stop_strings") or model.generation_config.stop_strings
+
+
+def own(tokens, model, call):
     """Without what fills the row up after its end."""
     ends = model.generation_config.eos_token_id
     ends = ends if isinstance(ends, list) else [ends]
     tokens = tokens[: next((place + 1 for place, token in enumerate(tokens) if token in ends), None)]
-    while stops and tokens and tokens[-1] in (*ends, pad):
+    while stop_strings(model, call) and tokens and tokens[-1] in (*ends, call["pad_token_id"]):
         tokens = tokens[:-1]
     return tokens
 
@@ -368,7 +372,7 @@ def main():
         print(f"{name}: row {call['row']} of {len(call['rows'])}, prompt ids {call['rows'][call['row']]}")
         tokens[name], logits[name] = generate(model, tokenizer, call)
     if PINNED is not None:
-        tokens["pinned"] = PINNED
+        tokens["pinned"] = own(PINNED, model, call)
     (first, its), (second, other) = tokens.items()
     if its == other:
         print(f"No difference: {len(its)} new token(s), the same on both sides.")
@@ -382,8 +386,8 @@ def main():
         for name, mine, theirs in ((first, its[place], other[place]), (second, other[place], its[place])):
             if logits.get(name):
                 logprobs = logits[name][place].log_softmax(-1)
-                at, other_at = logprobs[mine].item(), logprobs[theirs].item()
-                print(f"  {name}: its own token at {at:.4g}, the other one at {other_at:.4g}: margin {at - other_at:.4g} nats")
+                a, b = logprobs[mine].item(), logprobs[theirs].item()
+                print(f"  {name}: log-probability {a:.4g} of its token, {b:.4g} of the other: margin {a - b:.4g} nats")
     return 1
 
 

@@ -22,6 +22,7 @@ ORDER = [
     "rendering",
     "divergence",
     "pins.pin",
+    "pins.packing",
     "pins.drift",
     "pins.ladder",
     "pins.diagnosis",

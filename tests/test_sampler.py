@@ -120,6 +120,12 @@ def test_by_the_normal_distribution_a_peaked_model_would_fail_too_often() -> Non
     assert found.z == pytest.approx(-8 / math.sqrt(300 * 0.01 * 0.99), abs=0.01)
     assert math.erfc(-found.z / math.sqrt(2)) < exact / 30
     assert exact / 3 < found.p < 3 * exact
+    # Lugannani and Rice in closed form, as it is for a binomial: w from the divergence, v from the odds.
+    rate, seen = 0.01, 11 / 300
+    w = math.sqrt(600 * (seen * math.log(seen / rate) + (1 - seen) * math.log((1 - seen) / (1 - rate))))
+    v = math.log(seen / (1 - seen) * (1 - rate) / rate) * math.sqrt(300 * seen * (1 - seen))
+    density = math.exp(-w * w / 2) / math.sqrt(2 * math.pi)
+    assert found.p == pytest.approx(math.erfc(w / math.sqrt(2)) + 2 * density * (1 / v - 1 / w), rel=1e-6)
 
 
 # --- power -----------------------------------------------------------------------------------------------------------
@@ -220,6 +226,15 @@ def test_what_is_kept_of_a_draw() -> None:
     assert draws.shares.sum() == pytest.approx(1)
     assert (draws.shares * draws.levels).sum() == pytest.approx(0)
     assert (draws.shares * draws.levels**2).sum() == pytest.approx(draws.variance[0])
+
+
+def test_classes_of_words_keep_mean_and_variance_of_the_log_probability() -> None:
+    scores = np.random.default_rng(7).normal(size=(30, 500)) * np.linspace(0.01, 8, 30)[:, None]
+    draws = Draws.of(scores, np.zeros(30, int), np.zeros((30, 2)))
+    logprobs = np.log(shares(scores))
+    variance = (shares(scores) * logprobs**2).sum(1) - (shares(scores) * logprobs).sum(1) ** 2
+    assert (draws.shares * draws.levels).sum(1) == pytest.approx(np.zeros(30), abs=1e-9)
+    assert (draws.shares * draws.levels**2).sum(1) == pytest.approx(variance, rel=1e-6)
 
 
 def test_places_of_a_healthy_sampler_are_even() -> None:

@@ -61,7 +61,6 @@ def from_failure(
         return sides
     if reason := next((reason for done in sides if (reason := _beyond_a_call(done.request))), ""):
         return NotReproducible(reason)
-    names = ("pinned call",) if len(sides) == 0 else _names(sides)
     made = tuple(_side(backend, name, done) for name, done in zip(_names(sides), sides, strict=True))
     if len({side.attention for side in made}) > 1:  # the one must not stay set for the other
         made = tuple(replace(side, attention=side.attention or backend.facts.attention) for side in made)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, runtime_che
 from pydantic import Field
 
 from harness.expectations.shorthand import Suspect, Written
+from harness.pins.ladder import Limits
 from harness.record import Completion, Request, Status, Verdict
 
 if TYPE_CHECKING:
@@ -38,6 +39,8 @@ class Pinned(Written):
     drift: Literal["warn", "fail"] = Field(
         "warn", description="What becomes of a change above noise that is small: a note in the verdict, or a failure."
     )
+
+    limits: Limits = Field(Limits(), description="Where noise, drift and change begin.")
 
     def members(self) -> Mapping[str, Expectation]:
         return {"pinned": OfPrompt(self), "pinned_set": OverSet(self)}
@@ -86,7 +89,8 @@ class OfPrompt:
             return Verdict("error", "the batch was split when memory ran out: its shape is not the pin's")
         from harness.pins.judging import judge_prompt
 
-        return _verdict(judge_prompt(self.replayed(completions), self.memory, self.spec.level), self.spec)
+        spec = self.spec
+        return _verdict(judge_prompt(self.replayed(completions), self.memory, spec.level, spec.limits), spec)
 
     def replayed(self, completions: Sequence[Completion]) -> Replayed:
         from harness.pins.pin import Replayed
@@ -119,7 +123,7 @@ class OverSet(OfPrompt):
         from harness.pins.judging import judge_set
 
         replays = [one.replayed(done) for one, done in pinned if not done[0].split_after_oom]
-        return _verdict(judge_set(replays, memories[0], self.spec.level), self.spec)
+        return _verdict(judge_set(replays, memories[0], self.spec.level, self.spec.limits), self.spec)
 
 
 def _verdict(found: tuple[Judgement, Sequence[str]], spec: Pinned) -> Verdict:

@@ -11,7 +11,10 @@ from typing import Any, Literal
 from harness.answers import Setting
 from harness.environment import describe
 from harness.errors import UsageError
-from harness.pins.pin import ANY_ROWS, Floor, Header, Lane, Memory, Pin, PinFile
+from harness.pins import files
+from harness.pins.drift import default_floor, fragility
+from harness.pins.pin import ANY_ROWS, Floor, Header, Lane, Memory, Pin, PinFile, steady
+from harness.pins.review import propose
 from harness.plan import Case, Check, prompts
 from harness.record import Completion, Request, TargetFacts
 from harness.suite import Suite
@@ -48,6 +51,7 @@ class Book:
     """The pin files of the suites of one run."""
 
     mode: Mode = "compare"
+    pending: bool = False  # what is recorded is put beside the pins, to be reviewed
     _files: dict[str, PinFile | None] = field(default_factory=dict)  # by path
     _recorded: dict[str, PinFile] = field(default_factory=dict)  # by path
     asked: dict[str, list[Asked]] = field(default_factory=dict)  # by path: what was recorded
@@ -56,8 +60,6 @@ class Book:
 
     def recall(self, check: Check, case: Case, facts: TargetFacts) -> Memory:
         """What is remembered of a prompt, in the lane that the target is really in."""
-        from harness.pins import files
-
         lane = lane_of(check, facts)
         path = files.path_of(check.suite_file, check.suite.suite, check.target.name, lane)
         found = self._file(path)
@@ -71,20 +73,18 @@ class Book:
             facts=facts,
             environment=self._now(),
             pin=pin,
-            header=found.header if found else None,
+            header=files.header_of(found, name) if found else None,
             recording=self.mode == "update" or (self.mode == "new" and pin is None),
         )
         return memory if pin else replace(memory, **self._missing(check, name, path, lane))
 
     def record(self, memory: Memory, check: Check, case: Case, done: Completion) -> None:
         """Keep what the model does now; it is written at the end."""
-        from harness.pins import files
-
         pin = pin_of(case.name, check.test.generation, done)
         path = files.path_of(check.suite_file, check.suite.suite, check.target.name, memory.lane)
         before = self._recorded.get(path)
         configs = dict(before.header.generations) if before else {}
-        configs[check.test.generation] = dict(done.generation_config)
+        configs[check.test.generation] = steady(done.generation_config)
         header = header_of(check, memory, configs)
         pins = dict(before.pins) if before else {}
         self._recorded[path] = PinFile(path, header, pins | {pin.name: pin})
@@ -98,13 +98,14 @@ class Book:
 
     def write(self, floors: Mapping[str, Floor] | None = None) -> list[tuple[str, int]]:
         """Write what was recorded: path and number of pins of each file. A floor that was measured replaces the old."""
-        from harness.pins import files
-
         written = []
         for path, file in self._recorded.items():
             old = self._file(path)
             floor = (floors or {}).get(path) or (old.header.floor if old else file.header.floor)
-            files.write(replace(file, header=replace(file.header, floor=floor)), changed=file.pins.keys())
+            pins = {name: replace(pin, fragility=fragility(pin.steps, floor)) for name, pin in file.pins.items()}
+            kept = replace(file, header=replace(file.header, floor=floor), pins=pins)
+            put = propose if self.pending else files.write
+            put(kept, pins.keys())
             written.append((path, len(file.pins)))
         return written
 
@@ -118,15 +119,17 @@ class Book:
         return {path: names for path, names in left.items() if names}
 
     def _file(self, path: str) -> PinFile | None:
-        from harness.pins import files
-
         if path not in self._files:
-            self._files[path] = files.read(path)
+            try:
+                self._files[path] = files.read(path)
+            except files.PinsUnreadable:
+                if self.mode != "update":  # recording it again is the remedy
+                    raise
+                self._files[path] = None
         return self._files[path]
 
     def _missing(self, check: Check, name: str, path: str, lane: Lane) -> dict[str, Any]:
         from harness.pins import files
-        from harness.pins.drift import default_floor
 
         command = f"pytest {check.suite_file} --update-pins=new"
         near = files.nearest(path, lane)
@@ -178,8 +181,6 @@ def lane_of(check: Check, facts: TargetFacts) -> Lane:
 
 
 def header_of(check: Check, memory: Memory, generations: Mapping[str, Mapping[str, Any]]) -> Header:
-    from harness.pins.drift import default_floor
-
     facts = memory.facts
     return Header(
         suite=check.suite.suite,

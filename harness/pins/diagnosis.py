@@ -32,7 +32,7 @@ RAW, PROCESSED, TOKENS, TEXT = "raw scores", "processed scores", "tokens", "text
 GIVEN = (RENDERED, IDS, PADDING, CONFIG, WEIGHTS, ENVIRONMENT)  # what goes in; the rest follows from it
 
 FLAT, HEAD, GROWING, SCALE = "flat over positions", "head-loaded", "growing with length", "scale only"
-ALL, SOME, FEW, PADDED = "all prompts", "some prompts", "a few prompts only", "padded rows only"
+NONE, ALL, SOME, FEW, PADDED = "no prompt", "all prompts", "some prompts", "a few prompts only", "padded rows only"
 EARLY, LATE = 5, 16  # positions before the one and from the other on are compared
 GROWTH = 1.5  # a repetition penalty was measured to grow by 1.9, quantization to shrink
 FEW_SHARE = 0.25
@@ -185,7 +185,7 @@ def message(evidence: Evidence, judgement: Judgement, diagnosis: Diagnosis) -> t
         "what": _what(evidence, diagnosis),
         "rule": judgement.rule,
         "pattern": _pattern(evidence, diagnosis),
-        "first": _first(evidence),
+        "first": _first(evidence, diagnosis),
         "effect": _effect(evidence),
         "also": "; ".join(diagnosis.also),
         "ruled out": ", ".join(diagnosis.ruled_out) or "nothing",
@@ -231,8 +231,8 @@ def _raw_differs(evidence: Evidence) -> bool | None:
 def _rows(evidence: Evidence, affected: Sequence[Drift]) -> str:
     if padded_only(evidence.drifts, evidence.ruler):
         return PADDED
-    if len(affected) == len(evidence.drifts):
-        return ALL
+    if not affected or len(affected) == len(evidence.drifts):
+        return ALL if affected else NONE
     return FEW if len(affected) <= FEW_SHARE * len(evidence.drifts) else SOME
 
 
@@ -315,8 +315,9 @@ def _what(evidence: Evidence, diagnosis: Diagnosis) -> str:
     if not sums.tokens:
         return count
     ruler = evidence.ruler
+    floor = f"floor {ruler.kl:.2g}{'' if ruler.floor.measured else ' (not measured: a default)'}"
     return (
-        f"{count}; first-token KL {sums.first_kl:.3g} nats, tail {sums.tail_kl:.3g}, floor {ruler.kl:.2g}; "
+        f"{count}; first-token KL {sums.first_kl:.3g} nats, tail {sums.tail_kl:.3g}, {floor}; "
         f"RMS {sums.rms:.3g} nats = {_times(sums.rms, ruler.rms)}"
     )
 
@@ -342,17 +343,13 @@ def _cause(diagnosis: Diagnosis) -> str:
     return diagnosis.detail if diagnosis.stage in (CONFIG, PADDING) else diagnosis.cause
 
 
-def _first(evidence: Evidence) -> str:
-    """The earliest flip, of the largest margin; or else where a free run left the pin."""
-    flips = [
-        (drift.flips[0].index, -drift.flips[0].margin, number)
-        for number, drift in enumerate(evidence.drifts)
-        if drift.flips
-    ]
+def _first(evidence: Evidence, diagnosis: Diagnosis) -> str:
+    """The earliest flip of an affected prompt, of the largest margin; or else where a free run left the pin."""
+    hit = [drift for drift in evidence.drifts if drift.flips and drift.name in diagnosis.affected]
     names = {token: text for one in evidence.replayed for token, text in zip(one.now.ids, one.now.tokens, strict=False)}
-    if flips:
-        _, _, number = min(flips)
-        return _told(evidence.drifts[number].name, evidence.drifts[number].flips[0], names, evidence.ruler)
+    if hit:
+        first = min(hit, key=lambda drift: (drift.flips[0].index, -drift.flips[0].margin))
+        return _told(first.name, first.flips[0], names, evidence.ruler)
     for one in evidence.replayed:
         pairs = enumerate(zip(one.pin.ids, one.now.ids, strict=False))
         parted = next((index for index, (old, new) in pairs if old != new), None)

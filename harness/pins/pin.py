@@ -113,3 +113,8 @@ class Memory:
     recording: bool = False  # it is being recorded, not compared
     missing: str = ""  # why there is no pin, and what to type
     details: tuple[str, ...] = ()
+
+
+def steady(config: Mapping[str, Any]) -> dict[str, Any]:
+    """An effective generation config without what is worked out from the prompt's length, and says nothing."""
+    return {name: value for name, value in config.items() if name != "max_length"}

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from harness.answers import Answers
 from harness.errors import HarnessError
 from harness.pins.book import Asked, Book
-from harness.pins.drift import Drift, compare, floor
+from harness.pins.drift import EXACT_REPEAT, Drift, compare, floor, nondeterminism
 from harness.pins.pin import Floor, Pin
 from harness.record import Batch, Completion, Request
 
@@ -42,15 +42,19 @@ def measure(answers: Answers, asked: Sequence[Asked]) -> Floor:
     for name, requests in perturbed(chosen).items():
         done = answers.of(chosen[0].setting, requests)
         reference: Sequence[Completion | Pin] = [one.pin for one in chosen]
-        if name == "exact repeat":
+        if name == EXACT_REPEAT:
             reference = [one for one in done[: len(chosen)] if isinstance(one, Completion)]
             done = done[len(chosen) :]
         drifts[name] = [
-            compare(theirs.steps, own.steps)
+            compare(theirs.steps, own.steps, own.request.continuation if own.request.kind == "replay" else ())
             for theirs, own in zip(reference, done, strict=False)
             if isinstance(own, Completion) and len(own.steps) == len(theirs.steps)
         ]
-    return floor({name: some for name, some in drifts.items() if some})
+    drifts = {name: some for name, some in drifts.items() if some}
+    unsteady = nondeterminism(drifts)
+    if unsteady:
+        answers.observer.says(unsteady)
+    return floor(drifts)
 
 
 def perturbed(asked: Sequence[Asked]) -> Mapping[str, list[Request]]:
@@ -59,7 +63,7 @@ def perturbed(asked: Sequence[Asked]) -> Mapping[str, list[Request]]:
     batch = Batch(tuple(one.request.prompt for one in asked))
     attention = OTHER.get(asked[0].attention, "eager")
     return {
-        "exact repeat": [request.replace(repeat=number) for number in (1, 2) for request in led],
+        EXACT_REPEAT: [request.replace(repeat=number) for number in (1, 2) for request in led],
         "another batch": [request.replace(layout=batch, row=row) for row, request in enumerate(led)],
         "another attention": [request.replace(attention=attention) for request in led],
         "no cache": [request.replace(kind="score", whole=True) for request in led],

@@ -94,6 +94,12 @@ def test_kl_of_ids_that_are_not_recorded_any_more() -> None:
     assert divergence(pinned, now) == pytest.approx(0.9 * math.log(0.9 / 0.2) + 0.1 * math.log(0.1 / 0.8))
 
 
+def test_an_id_that_only_lost_its_place_is_no_divergence() -> None:
+    pinned, now = of_probabilities(0.5, 0.1, ids=(1, 2)), of_probabilities(0.5, 0.4, ids=(1, 3))
+
+    assert divergence(pinned, now) == pytest.approx(0.0, abs=1e-12)  # 2 may still have its 0.1
+
+
 @pytest.mark.parametrize("spread", [0.003, 0.1, 1.0, 3.0])
 def test_kl_is_close_to_that_of_whole_distributions_and_never_above(spread: float) -> None:
     random = np.random.default_rng(1)

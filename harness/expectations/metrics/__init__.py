@@ -15,7 +15,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from operator import itemgetter
-from types import ModuleType
 from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, GetJsonSchemaHandler, StrictBool, StrictStr, field_validator, model_validator
@@ -211,10 +210,10 @@ class Metric(Written):
         return Verdict("failed", self._reason(score, outputs), numbers, self._details(score, outputs))
 
     def _score(self, outputs: Sequence[Output]) -> float:
-        return _computing().score(self.name, self._pairs(outputs), **self._how)
+        return float(_computing().score(self.name, self._pairs(outputs), **self._how))
 
     def _each_score(self, outputs: Sequence[Output]) -> list[float]:
-        return _computing().each_score(self.name, self._pairs(outputs), **self._how)
+        return list(_computing().each_score(self.name, self._pairs(outputs), **self._how))
 
     def _pairs(self, outputs: Sequence[Output]) -> list[tuple[str, list[str]]]:
         return [output.cut(self._longest) for output in outputs]
@@ -304,7 +303,7 @@ class Metrics(Frozen):
         return named
 
 
-def _computing() -> ModuleType:
+def _computing() -> Any:
     """What computes metrics. It imports evaluate, and so libraries that log what concerns nobody here."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)

@@ -1,0 +1,174 @@
+"""Pins end to end on a tiny model: recorded, held to, and told when something changed."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.answers import Kept
+from harness.errors import UsageError
+from harness.load import load
+from harness.pins.book import Book, mode_of
+from harness.pins.recording import save
+from harness.plan import plan
+from harness.runner import Runner
+
+PROMPTS = {"one": "w1 w2 w3", "two": "w5 w6 w7 w8 w9 w10 w11", "three": "w20 w30"}
+
+
+@pytest.fixture
+def suite(tmp_path: Path, tiny: Any) -> Callable[..., Path]:
+    def build(pinned: str = "tokens", generation: str = "{do_sample: false, max_new_tokens: 12}", **model: Any) -> Path:
+        path = tiny(model.pop("architecture", "llama"), initializer_range=0.2, **model)
+        lines = ["suite: s", f"models: {{tiny: {{path: {path}, dtype: float32, device: cpu}}}}"]
+        lines += [f"generation: {{greedy: {generation}}}", "prompts:"]
+        lines += [f'  {name}: "{text}"' for name, text in PROMPTS.items()]
+        lines += ["tests:", f"  - {{name: as-before, prompts: [one, two, three], expect: {{pinned: {pinned}}}}}"]
+        file = tmp_path / "s.yaml"
+        file.write_text("\n".join(lines))
+        return file
+
+    return build
+
+
+def judged(file: Path, mode: str = "compare", backend: Any = None) -> dict[str, Any]:
+    """Every verdict by prompt and expectation; what was recorded is written."""
+    load_one = (lambda *_, **__: Kept(backend)) if backend else None
+    runner = Runner(plan([load(file)]).checks, load=load_one, pins=Book(mode))  # type: ignore[arg-type]
+    try:
+        found = {
+            (record.prompt, record.expectation): record.verdict for each in runner.run() for record in each.records
+        }
+        found["told"] = save(runner.pins, runner.answers)  # type: ignore[index,assignment]
+    finally:
+        runner.close()
+    return found  # type: ignore[return-value]
+
+
+def pin_file(folder: Path) -> Path:
+    (found,) = (folder / "pins").rglob("*.pins")
+    return found
+
+
+def test_a_missing_pin_fails_with_the_command_to_type(suite: Any) -> None:
+    found = judged(suite())
+    verdict = found["one", "pinned"]
+    assert verdict.status == "failed"
+    assert "nothing is pinned for one@greedy in lane cpu/float32/none/sdpa/any" in verdict.reason
+    assert "pytest" in verdict.reason
+    assert "--update-pins=new" in verdict.reason
+    assert found["", "pinned_set"].status == "skipped"
+
+
+def test_what_was_recorded_holds(suite: Any, tmp_path: Path) -> None:
+    file = suite()
+    recorded = judged(file, "update")
+    assert recorded["one", "pinned"].reason == "recorded"
+    assert any("3 recorded in" in line for line in recorded["told"])
+    found = judged(file)
+    assert {name: verdict.status for name, verdict in found.items() if name != "told"} == {
+        ("one", "pinned"): "passed",
+        ("two", "pinned"): "passed",
+        ("three", "pinned"): "passed",
+        ("", "pinned_set"): "passed",
+    }
+    assert found["one", "pinned"].numbers["level"] == "identical"
+    # The floor was measured under changes that are none.
+    header = pin_file(tmp_path).read_text().splitlines()[0]
+    assert "exact repeat" in header
+    assert "another attention" in header
+
+
+def test_recording_again_changes_no_byte(suite: Any, tmp_path: Path) -> None:
+    file = suite()
+    judged(file, "update")
+    before = pin_file(tmp_path).read_bytes()
+    judged(file, "update")
+    assert pin_file(tmp_path).read_bytes() == before
+
+
+def test_new_pins_leave_the_others_as_they_are(suite: Any, tmp_path: Path) -> None:
+    file = suite()
+    text = file.read_text()
+    file.write_text(text.replace("[one, two, three]", "[one]"))
+    judged(file, "update")
+    before = pin_file(tmp_path).read_text().splitlines()
+    file.write_text(text)
+    found = judged(file, "new")
+    assert found["one", "pinned"].reason != "recorded"
+    assert found["two", "pinned"].reason == "recorded"
+    after = pin_file(tmp_path).read_text().splitlines()
+    assert len(after) == len(before) + 2
+    assert before[1] in after
+
+
+def changed(suite: Any, tmp_path: Path, **model: Any) -> dict[str, Any]:
+    """Recorded on one model, judged on another under the same name."""
+    judged(suite(), "update")
+    return judged(suite(**model))
+
+
+def test_other_weights_are_a_change_and_weights_are_the_stage(suite: Any, tmp_path: Path) -> None:
+    found = changed(suite, tmp_path, rope_theta=500.0)
+    verdict = found["", "pinned_set"]
+    assert verdict.status == "failed"
+    assert verdict.numbers["level"] in ("changed", "broken")
+    told = "\n".join((verdict.reason, *verdict.details))
+    assert "weights" in told
+    assert "prompt ids equal" in told
+    assert "--update-pins" in told
+
+
+def test_an_epsilon_that_changes_no_token_is_found_in_float32(suite: Any, tmp_path: Path) -> None:
+    found = changed(suite, tmp_path, rms_norm_eps=2e-3)
+    levels = [verdict.numbers["level"] for name, verdict in found.items() if name != "told"]
+    assert set(levels) & {"drift", "changed", "broken"}
+
+
+def test_a_penalty_that_slips_in_is_a_change_of_the_config(suite: Any) -> None:
+    file = suite()
+    judged(file, "update")
+    file.write_text(file.read_text().replace("max_new_tokens: 12", "max_new_tokens: 12, repetition_penalty: 1.3"))
+    verdict = judged(file)["", "pinned_set"]
+    assert verdict.status == "failed"
+    told = "\n".join((verdict.reason, *verdict.details))
+    assert re.search(r"repetition_penalty (unset|1\.0) -> 1\.3", told)
+
+
+def test_sampled_tokens_are_pinned_by_their_seed(suite: Any) -> None:
+    file = suite(generation="{do_sample: true, temperature: 1.5, seed: 3, max_new_tokens: 12}")
+    judged(file, "update")
+    assert judged(file)["one", "pinned"].status == "passed"
+    file.write_text(file.read_text().replace("seed: 3", "seed: 4"))
+    found = judged(file)
+    print(found)
+    assert found["one", "pinned"].status == "failed"
+
+
+def test_distribution_does_not_ask_for_the_sampled_tokens(suite: Any) -> None:
+    file = suite("distribution", generation="{do_sample: true, temperature: 1.5, seed: 3, max_new_tokens: 12}")
+    judged(file, "update")
+    file.write_text(file.read_text().replace("seed: 3", "seed: 4"))
+    assert judged(file)["", "pinned_set"].status == "passed"
+
+
+def test_pins_of_no_test_are_told(suite: Any) -> None:
+    file = suite()
+    judged(file, "update")
+    file.write_text(file.read_text().replace("[one, two, three]", "[one, two]"))
+    assert any("three@greedy" in line for line in judged(file)["told"])
+
+
+def test_ci_never_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CI", "true")
+    assert mode_of(None) == "compare"
+    with pytest.raises(UsageError, match="never recorded in CI"):
+        mode_of("all")
+    monkeypatch.delenv("CI")
+    assert (mode_of("all"), mode_of("new")) == ("update", "new")
+    with pytest.raises(UsageError, match="no such choice"):
+        mode_of("suites/")
