@@ -102,6 +102,7 @@ ROWS: Mapping[str, tuple[str, str]] = {
     "X4": ("S2", "Logits processors act in another order"),
     "X5": ("S2", "Scores of beams, length penalty or early stopping mean something else"),
     "X6": ("S3", "Several sequences a prompt come in another number or order"),
+    "X7": ("S1", "The sampler draws otherwise than the distribution says: a filter lost, a generator stuck"),
     "M1": ("S3", "A release is slower"),
     "M2": ("S3", "More tokens are made, or more memory taken, than was meant"),
     "M3": ("S3", "Memory grows from case to case"),

@@ -102,16 +102,29 @@ class State:
         """Free the model, put together what the end of the run tells, and write the report that was asked for."""
         if self.runner is None:
             return
+        self._keep_pins(session)
         self.runner.close()
         if not self.runner.judged:
             return
         results = self.runner.results(shlex.join(("pytest", *self.config.invocation_params.args)))
         if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput[SHARE] = telling.share(results)
+            self.config.workeroutput[SHARE] = telling.share(results) | {"notes": self.notes}
             return
         self.shares.append(telling.share(results))
         if self.config.getoption("harness_report"):
             self._save(results, session)
+
+    def _keep_pins(self, session: pytest.Session) -> None:
+        """Each worker of xdist writes what it recorded: files are locked, and what others wrote in them is kept."""
+        from harness.errors import HarnessError
+        from harness.pins.recording import save
+
+        assert self.runner is not None
+        try:
+            self.notes += [f"harness: {line}" for line in save(self.runner.pins, self.runner.answers)]
+        except HarnessError as error:
+            self.notes.append(f"harness: {error}")
+            session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
     def _save(self, results: Results, session: pytest.Session) -> None:
         from harness.errors import HarnessError
@@ -146,6 +159,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     _ = _state(config).suite_files  # a wrong glob is told at once
+    if config.getoption("update_pins"):
+        from harness.errors import UsageError
+        from harness.pins.book import mode_of
+
+        try:
+            mode_of(config.getoption("update_pins"))
+        except UsageError as error:
+            raise pytest.UsageError(str(error)) from None
 
 
 @pytest.hookimpl(wrapper=True)
@@ -207,7 +228,8 @@ def pytest_testnodedown(node: Any) -> None:
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     state = _state(config)
     unmerged = pytest_report_header(config) if state.shares else []
-    for line in (*telling.summary(state.shares), *state.notes, *unmerged):
+    notes = [note for share in state.shares for note in share.get("notes", ())]
+    for line in (*telling.summary(state.shares), *notes, *state.notes, *unmerged):
         terminalreporter.write_line(line)
 
 

@@ -232,6 +232,13 @@ def _prompt_in_output(backend: Transformers) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def _drawn_colder(backend: Transformers) -> Iterator[None]:
+    draw = torch.multinomial
+    with _set(torch, multinomial=lambda shares, *args, **rest: draw(shares**2, *args, **rest)):
+        yield
+
+
 # Those that most expectations notice come first: a quick selftest asks each only until it has noticed one.
 FAULTS: Mapping[str, Fault] = {
     "sampling_on": Fault("sampling is on, with another seed each time", _sampling()),
@@ -249,6 +256,7 @@ FAULTS: Mapping[str, Fault] = {
     "stop_dropped": Fault("stop_strings are not passed", _without("stop_strings")),
     "one_sequence": Fault("num_return_sequences is not passed", _without("num_return_sequences")),
     "processors_reversed": Fault("logits processors act in the reverse order", _processors_reversed),
+    "drawn_colder": Fault("tokens are drawn as at half the temperature", _drawn_colder),
     "text_after_end": Fault("rows that have ended are filled with text", _text_after_the_end),
     "prompt_in_output": Fault("the prompt is counted as output", _prompt_in_output),
 }

@@ -7,15 +7,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness import repro
 from harness.backends import Backend, quantizations, sources
 from harness.backends.prompts import position
 from harness.backends.transformers import Transformers
 from harness.divergence import agree
 from harness.inputs import Generation
-from harness.pins.pin import Pin
+from harness.pins.packing import storage_rounding
+from harness.pins.pin import Memory, Pin
 from harness.record import Batch, Completion, Request, Text
-from harness.repro import Fails, Reproduction, Side, Weights
+from harness.repro import Fails, Reproduction, Side, Weights, minimise
+from harness.repro_script import write
+
+# Times the floor of a lane: a token may be off by that much with nothing wrong, as one of many.
+TOLERANCE = 5
+SMALLEST = 1e-5  # of a floor, in nats: what float32 cannot tell
 
 
 @dataclass(frozen=True)
@@ -32,20 +37,20 @@ def reproduce(
     name: str,
     *,
     shows: str = "",
-    pin: Pin | None = None,
+    memory: Memory | None = None,
 ) -> Path | NotReproducible:
     """Write the smallest script that shows why a check failed, while its target is still loaded."""
-    found = from_failure(backend, completions, shows=shows, pin=pin)
+    found = from_failure(backend, completions, shows=shows, memory=memory)
     if isinstance(found, NotReproducible):
         return found
     fails = failing(backend, _seen(completions, found))
     if not fails(found):
         return NotReproducible("called by itself it does not show: it took the other rows of its batch, or chance")
-    return repro.write(repro.minimise(found, fails), folder, name)
+    return write(minimise(found, fails), folder, name)
 
 
 def from_failure(
-    backend: Backend, completions: Sequence[Completion], *, shows: str = "", pin: Pin | None = None
+    backend: Backend, completions: Sequence[Completion], *, shows: str = "", memory: Memory | None = None
 ) -> Reproduction | NotReproducible:
     """The calls whose tokens are not as they should be: of a pin, or of two ways to generate."""
     if not isinstance(backend, Transformers):
@@ -55,8 +60,13 @@ def from_failure(
     weights = _weights(backend)
     if isinstance(weights, NotReproducible):
         return weights
-    expected = pin.ids if pin else _forced(completions)
-    sides = _two(completions) if expected is None else _one(completions[0], expected, pin)
+    if memory and memory.pin is None:
+        return NotReproducible("nothing is pinned that it could be compared with")
+    expected = memory.pin.ids if memory and memory.pin else _forced(completions)
+    if expected is None:
+        sides: Sequence[Completion] | NotReproducible = _two(completions)
+    else:
+        sides = _one(completions[0], memory.pin if memory else None)
     if isinstance(sides, NotReproducible):
         return sides
     if reason := next((reason for done in sides if (reason := _beyond_a_call(done.request))), ""):
@@ -64,7 +74,8 @@ def from_failure(
     made = tuple(_side(backend, name, done) for name, done in zip(_names(sides), sides, strict=True))
     if len({side.attention for side in made}) > 1:  # the one must not stay set for the other
         made = tuple(replace(side, attention=side.attention or backend.facts.attention) for side in made)
-    return Reproduction(weights, made, expected, shows)
+    found = Reproduction(weights, made, expected, shows=shows)
+    return found if expected is None else _likely(found, completions[0], memory)
 
 
 def failing(backend: Backend, seen: Sequence[int] = ()) -> Fails:
@@ -83,11 +94,17 @@ def failing(backend: Backend, seen: Sequence[int] = ()) -> Fails:
         if len(done) < len(requests):
             return False
         if reproduction.pinned is not None:
-            (now,) = done
-            return now.ids != reproduction.pinned and now.ids == tuple(seen[: len(now.ids)])
+            return _left(done[0], reproduction) and done[0].ids == tuple(seen[: len(done[0].ids)])
         return _differ(*done)
 
     return fails
+
+
+def _left(now: Completion, reproduction: Reproduction) -> bool:
+    """Whether a call is away from its pin: in its tokens or, where that is what changed, in how likely they are."""
+    if not reproduction.logprobs:
+        return now.ids != reproduction.pinned
+    return now.ids == reproduction.pinned and _apart(now, reproduction.logprobs) > reproduction.tolerance
 
 
 def _differ(first: Completion, other: Completion) -> bool:
@@ -109,12 +126,28 @@ def _forced(completions: Sequence[Completion]) -> tuple[int, ...] | None:
     return led.request.continuation if led else None
 
 
-def _one(free: Completion, expected: Sequence[int], pin: Pin | None) -> tuple[Completion] | NotReproducible:
+def _one(free: Completion, pin: Pin | None) -> Sequence[Completion] | NotReproducible:
     if pin and pin.prompt_ids != free.prompt_ids:
         return NotReproducible("the prompt has other ids than the pinned one: that is the difference")
-    if free.ids == expected:
-        return NotReproducible("the tokens are those that were pinned: only their probabilities differ")
     return (free,)
+
+
+def _likely(found: Reproduction, free: Completion, memory: Memory | None) -> Reproduction | NotReproducible:
+    """Where the tokens are the pinned ones, with how likely they were."""
+    if free.ids != found.pinned:
+        return found
+    if not (memory and memory.pin and memory.header and len(memory.pin.steps) == len(free.steps) > 0):
+        return NotReproducible("the tokens are those that were pinned, and how likely they were is not known")
+    tolerance = TOLERANCE * max(memory.header.floor.rms, storage_rounding(memory.lane), SMALLEST)
+    logprobs = tuple(float(f"{step.logprob:.9g}") for step in memory.pin.steps)
+    if _apart(free, logprobs) <= tolerance:
+        return NotReproducible("no token is far from its pinned log-probability: only all of them together tell")
+    return replace(found, logprobs=logprobs, tolerance=tolerance)
+
+
+def _apart(now: Completion, logprobs: Sequence[float]) -> float:
+    """The most by which a token is off, in nats."""
+    return max(abs(step.logprob - before) for step, before in zip(now.steps, logprobs, strict=True))
 
 
 def _two(completions: Sequence[Completion]) -> tuple[Completion, Completion] | NotReproducible:

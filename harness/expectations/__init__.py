@@ -20,6 +20,7 @@ from harness.expectations.output import NoRepetition, NotEmpty, NothingAfterEos
 from harness.expectations.pinned import Pinned
 from harness.expectations.processing import ProcessorOrder
 from harness.expectations.prompting import PromptPipeline
+from harness.expectations.sampler import Sampler
 from harness.expectations.sampling import Returns, Seeded
 from harness.expectations.shorthand import Suspect, Written
 from harness.expectations.stopping import Finish, NewTokens, StopsAtEos, StopString, Truncated
@@ -75,6 +76,7 @@ class OverSet(Expectation, Protocol):
 TABLE: Mapping[str, type[Frozen]] = {
     "deterministic": Deterministic,
     "seeded": Seeded,
+    "sampler": Sampler,
     "padding_invariant": PaddingInvariant,
     "batch_invariant": BatchInvariant,
     "invariants": Invariants,

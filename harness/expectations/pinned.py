@@ -75,7 +75,7 @@ class OfPrompt:
         if pin is None or (self.memory and self.memory.recording) or not pin.steps:
             return ()
         free = completions[0]
-        if free.ids == pin.ids or free.prompt_ids != pin.prompt_ids:
+        if free.ids == pin.ids:
             return ()
         return (free.request.replace(kind="replay", continuation=pin.ids, whole=False),)
 

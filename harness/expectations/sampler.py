@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import Field, StrictInt
 
@@ -30,6 +30,7 @@ FILTERS = ("temperature", "top_k", "top_p", "min_p", "typical_p", "epsilon_cutof
 class Sampler(Written):
     """Sampled tokens are drawn from the declared distribution, with numbers that are independent of each other."""
 
+    catches: ClassVar[tuple[str, ...]] = ("X7",)
     tokens: StrictInt = Field(
         500, ge=100, le=20_000, description="So many are drawn and judged, over the first prompts of the test."
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from harness.answers import Setting
 from harness.environment import describe
 from harness.errors import UsageError
 from harness.pins import files
+from harness.pins.diagnosis import digest_of
 from harness.pins.drift import default_floor, fragility
 from harness.pins.pin import ANY_ROWS, Floor, Header, Lane, Memory, Pin, PinFile, steady
 from harness.pins.review import propose
@@ -30,7 +30,11 @@ def mode_of(wanted: str | None) -> Mode:
     if wanted is None:
         return "compare"
     if wanted not in ("all", "new"):
-        raise UsageError(f"--update-pins={wanted}: no such choice", "Write --update-pins, or --update-pins=new.")
+        raise UsageError(
+            f"--update-pins={wanted}: no such choice",
+            "Write --update-pins=new, or --update-pins behind the paths: pytest suites/ --update-pins",
+        )
+    # An empty string and "false" are what people write to switch it off.
     if os.environ.get("CI", "").lower() not in ("", "0", "false"):
         raise UsageError("pins are never recorded in CI", "Record them where you can look at them, and commit them.")
     return "update" if wanted == "all" else "new"
@@ -202,7 +206,7 @@ def pin_of(prompt: str, generation: str, done: Completion) -> Pin:
     return Pin(
         prompt=prompt,
         generation=generation,
-        prompt_digest=hashlib.sha256(done.prompt_text.encode("utf-8", "surrogatepass")).hexdigest()[:16],
+        prompt_digest=digest_of(done.prompt_text),
         prompt_ids=done.prompt_ids,
         ids=done.ids,
         finish=done.finish,

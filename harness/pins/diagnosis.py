@@ -225,7 +225,10 @@ def _raw_differs(evidence: Evidence) -> bool | None:
     if any(drift.nonfinite is not None for drift in evidence.drifts):
         return True
     compared = [drift for drift in evidence.drifts if drift.tokens]
-    return not raw_is_noise(compared, evidence.ruler) if compared else None
+    if not compared or raw_is_noise(compared, evidence.ruler):
+        unknown = any(not drift.tokens and not drift.tokens_equal for drift in evidence.drifts)
+        return None if unknown or not compared else False
+    return True
 
 
 def _rows(evidence: Evidence, affected: Sequence[Drift]) -> str:
@@ -356,7 +359,7 @@ def _first(evidence: Evidence, diagnosis: Diagnosis) -> str:
         if parted is not None:
             old, new = one.pin.ids[parted], one.now.ids[parted]
             told = f"prompt '{one.pin.prompt}', token {parted}: pinned {_token(old, names)}, now {_token(new, names)}"
-            return f"{told}; the likeliest by raw scores is still the pin's"
+            return f"{told}; the likeliest by raw scores is still the pin's" if one.steps else told
     return "none: the likeliest token is the pin's everywhere"
 
 

@@ -128,7 +128,8 @@ def measure(replayed: Replayed, processed: tuple[Sequence[Step], Sequence[Step]]
 def compare(pinned: Sequence[Step], now: Sequence[Step], ids: Sequence[int] = ()) -> Drift:
     """Two recordings of the same tokens; `ids`, where given, are these tokens."""
     bad = next((index for index, step in enumerate(now) if not is_finite(step)), None)
-    triples = list(zip(pinned, now[:bad], ids or [None] * len(now), strict=False))
+    known: Sequence[int | None] = ids or [None] * len(now)
+    triples = list(zip(pinned, now[:bad], known, strict=False))
     changes = [_changes(*triple) for triple in triples]
     logprob = tuple(_minus(step.logprob, own.logprob) for own, step, _ in triples)
     return Drift(

@@ -18,7 +18,7 @@ Level = Literal["tokens", "distribution"]
 def judge_prompt(replayed: Replayed, memory: Memory, level: Level, limits: Limits) -> tuple[Judgement, tuple[str, ...]]:
     """One prompt: its level, and what is told, the sentence first."""
     drift = measure(replayed)
-    judgement = judge_one(drift, _ruler(memory, level, limits))
+    judgement = _strict(judge_one(drift, _ruler(memory, level, limits)), memory)
     return judgement, _told([replayed], [drift], memory, judgement, level, limits)
 
 
@@ -27,8 +27,16 @@ def judge_set(
 ) -> tuple[Judgement, tuple[str, ...]]:
     """All prompts of a test together."""
     drifts = [measure(one) for one in replayed]
-    judgement = judge(drifts, _ruler(memory, level, limits))
+    judgement = _strict(judge(drifts, _ruler(memory, level, limits)), memory)
     return judgement, _told(replayed, drifts, memory, judgement, level, limits)
+
+
+def _strict(judgement: Judgement, memory: Memory) -> Judgement:
+    """Where nothing is noise but what was measured, a small change is a change, too."""
+    assert memory.header is not None
+    if judgement.level != "drift" or not is_exact(memory.lane, memory.header.environment, memory.environment):
+        return judgement
+    return replace(judgement, level="changed", rule=f"{judgement.rule}; float32 on the same torch allows no drift")
 
 
 def _ruler(memory: Memory, level: Level, limits: Limits) -> Ruler:

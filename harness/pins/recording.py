@@ -23,7 +23,9 @@ def save(book: Book, answers: Answers, *, calibrate: bool = False) -> list[str]:
         if calibrate or not book.is_calibrated(path):
             answers.observer.says(f"measuring how much {asked[0].setting.target.name} moves by itself")
             try:
-                floors[path] = measure(answers, asked)
+                measured, unsteady = measure(answers, asked)
+                floors |= {path: measured} if measured.measured else {}
+                lines += [f"pins: {path}: {unsteady}"] if unsteady else []
             except HarnessError as error:
                 lines.append(f"pins: the floor of {path} could not be measured, defaults stand in: {error.message}")
     for path, count in book.write(floors):
@@ -35,8 +37,8 @@ def save(book: Book, answers: Answers, *, calibrate: bool = False) -> list[str]:
     return lines
 
 
-def measure(answers: Answers, asked: Sequence[Asked]) -> Floor:
-    """The most that changes which are none make of the pinned tokens' log-probabilities."""
+def measure(answers: Answers, asked: Sequence[Asked]) -> tuple[Floor, str]:
+    """How far changes that are none move the pinned tokens' log-probabilities; and what is wrong with the lane."""
     chosen = [one for one in asked if one.pin.steps][:PROMPTS]
     drifts: dict[str, list[Drift]] = {}
     for name, requests in perturbed(chosen).items():
@@ -51,10 +53,7 @@ def measure(answers: Answers, asked: Sequence[Asked]) -> Floor:
             if isinstance(own, Completion) and len(own.steps) == len(theirs.steps)
         ]
     drifts = {name: some for name, some in drifts.items() if some}
-    unsteady = nondeterminism(drifts)
-    if unsteady:
-        answers.observer.says(unsteady)
-    return floor(drifts)
+    return floor(drifts), nondeterminism(drifts)
 
 
 def perturbed(asked: Sequence[Asked]) -> Mapping[str, list[Request]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import subprocess
@@ -17,9 +18,10 @@ import pytest
 from harness import backends
 from harness.backends.reproducing import NotReproducible, failing, from_failure, reproduce
 from harness.inputs import Generation, Message, Model
-from harness.pins.pin import Pin
-from harness.record import Batch, Completion, Request, Target, Text
-from harness.repro import Reproduction, minimise, write
+from harness.pins.pin import Floor, Header, Lane, Memory, Pin
+from harness.record import Batch, Completion, Request, Step, Target, TargetFacts, Text
+from harness.repro import Reproduction, minimise
+from harness.repro_script import write
 
 NEW = 12
 GREEDY = Generation(do_sample=False, max_new_tokens=NEW, no_repeat_ngram_size=0)
@@ -57,8 +59,19 @@ def padded(backend: Any, prompt: Text = PROMPT, rows: tuple[Text, ...] = RAGGED,
     return answered(backend, alone, alone.replace(layout=Batch(rows, **layout)))
 
 
-def pinned(done: Completion, ids: tuple[int, ...], prompt_ids: tuple[int, ...] | None = None) -> Pin:
-    return Pin("p", "greedy", "", prompt_ids or done.prompt_ids, ids, done.finish, "", ())
+def pinned(
+    done: Completion, ids: tuple[int, ...], prompt_ids: tuple[int, ...] | None = None, steps: Any = ()
+) -> Memory:
+    pin = Pin("p", "greedy", "", prompt_ids or done.prompt_ids, ids, done.finish, "", steps)
+    lane, facts = Lane("cpu", "float32", "none", "sdpa", "any"), TargetFacts("tiny")
+    header = Header("s", "tiny", lane, "", "", "", 0, (1,), "left", {}, {}, Floor(1e-3, 0, 0))
+    return Memory("s.yaml::tiny::t[p]", "s.yaml", lane, facts, {}, pin, header)
+
+
+def likelier(done: Completion, place: int, nats: float) -> tuple[Step, ...]:
+    """The steps of a completion with one token more likely than it was."""
+    moved = dataclasses.replace(done.steps[place], logprob=done.steps[place].logprob + nats)
+    return (*done.steps[:place], moved, *done.steps[place + 1 :])
 
 
 def other_than(token: int) -> int:
@@ -69,6 +82,17 @@ def held(path: Path, name: str) -> Any:
     tree = ast.parse(path.read_text(encoding="utf-8"))
     found = [n.value for n in tree.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name]
     return ast.literal_eval(found[0])
+
+
+# Ways to generate whose scripts must give the very tokens that were recorded.
+WAYS: dict[str, dict[str, Any]] = {
+    "static cache": {"cache_implementation": "static"},
+    "no cache": {"use_cache": False},
+    "penalty": {"repetition_penalty": 1.8, "min_new_tokens": 3},
+    "prompt lookup": {"prompt_lookup_num_tokens": 3},
+    "beams": {"num_beams": 3, "num_return_sequences": 2},
+    "sampled": {"do_sample": True, "temperature": 50.0, "seed": 3, "num_return_sequences": 2},
+}
 
 
 # --- a process without harness ---------------------------------------------------------------------------------------
@@ -166,13 +190,21 @@ def test_what_scripts_say_is_so(load: Load, stranger: Any, tmp_path: Path) -> No
     cases: dict[str, tuple[Any, Any, int]] = {
         "whole": (plain, from_failure(plain, right), 1),
         "healthy": (plain, _forgiven(plain, right, padded(plain)), 0),
-        "bytes": (bytewise, from_failure(bytewise, [spoken], pin=pinned(spoken, wrong)), 1),
+        "bytes": (bytewise, from_failure(bytewise, [spoken], memory=pinned(spoken, wrong)), 1),
         "pin that holds": (bytewise, _pinned_as(bytewise, spoken, wrong), 0),
         "pin with a stop string": (bytewise, _pinned_as(bytewise, stopped, stopped.ids[:-1]), 0),
         "nf4": (nf4, from_failure(nf4, padded(nf4, padding="right")), 1),
         "encoder": (seq2seq, _pinned_as(seq2seq, *_two_of(seq2seq)), 0),
-        "no mask": (plain, from_failure(plain, padded(plain, attention_mask=False)), 1),
+        "no mask": (plain, from_failure(plain, padded(plain, attention_mask=False, pad_token_id=1)), 1),
     }
+    (again,) = answered(plain, Request(PROMPT, GREEDY))
+    for name, nats, code in (("less likely", 0.02, 1), ("as likely", 0.0, 0)):
+        memory = pinned(again, again.ids, steps=likelier(again, 4, 0.02))
+        case = from_failure(plain, [again], memory=memory)
+        assert isinstance(case, Reproduction)
+        logprobs = tuple(step.logprob for step in likelier(again, 4, nats))
+        cases[name] = (plain, dataclasses.replace(case, logprobs=logprobs), code)
+    cases |= {name: (plain, _pinned_as(plain, *_two_of(plain, **given)), 0) for name, given in WAYS.items()}
     found = {name: case for name, (_, case, _) in cases.items()}
     assert all(isinstance(case, Reproduction) for case in found.values()), found
     paths = [write(case, tmp_path, f"n{number}") for number, case in enumerate(found.values())]
@@ -188,13 +220,13 @@ def test_what_scripts_say_is_so(load: Load, stranger: Any, tmp_path: Path) -> No
     margin = float(said["bytes"][1].split("margin ")[1].split(" nats")[0])
     assert margin == pytest.approx(own - other, rel=1e-3)
     assert f"No difference: {NEW} new token(s)" in said["healthy"][1]
+    assert f"DIFFERENT at new token 4, {again.ids[4]} " in said["less likely"][1]
+    assert "-0.02 nats, allowed 0.005" in said["less likely"][1]
     assert f"No difference: {stopped.new_tokens} new token(s)" in said["pin with a stop string"][1]
 
 
 def _forgiven(backend: Any, right: list[Completion], left: list[Completion]) -> Any:
     """The calls of a failure, but padded as they should be."""
-    import dataclasses
-
     assert left[0].ids == left[1].ids
     found = from_failure(backend, right)
     assert isinstance(found, Reproduction)
@@ -204,16 +236,17 @@ def _forgiven(backend: Any, right: list[Completion], left: list[Completion]) -> 
 
 def _pinned_as(backend: Any, done: Completion, wrong: tuple[int, ...]) -> Any:
     """The script of a pin that fails, once what was pinned is what is said."""
-    import dataclasses
-
-    found = from_failure(backend, [done], pin=pinned(done, wrong))
+    found = from_failure(backend, [done], memory=pinned(done, wrong))
     assert isinstance(found, Reproduction)
     return dataclasses.replace(found, pinned=done.ids)
 
 
-def _two_of(backend: Any) -> tuple[Completion, tuple[int, ...]]:
-    (_, batched) = padded(backend)
-    return batched, (*batched.ids[:-1], other_than(batched.ids[-1]))
+def _two_of(backend: Any, **given: Any) -> tuple[Completion, tuple[int, ...]]:
+    layout: Any = "alone" if "prompt_lookup_num_tokens" in given else Batch(RAGGED)
+    (done,) = answered(
+        backend, Request(PROMPT, Generation(**{"do_sample": False, "max_new_tokens": NEW} | given), layout)
+    )
+    return done, (*done.ids[:-1], other_than(done.ids[-1]))
 
 
 def _around(backend: Any, ids: tuple[int, ...]) -> str:
@@ -277,12 +310,25 @@ def test_a_pin_is_cut_after_the_token_that_is_another(load: Load) -> None:
     wrong = (*done.ids[:5], other_than(done.ids[5]), *done.ids[6:])
 
     for made in (
-        small(load(), [done], pin=pinned(done, wrong)),
+        small(load(), [done], memory=pinned(done, wrong)),
         small(load(), [done, *answered(load(), Request(PROMPT, GREEDY, kind="replay", continuation=wrong))]),
     ):
         assert made.pinned == wrong[:6]
         assert made.sides[0].arguments == {**GREEDY.arguments(), "max_new_tokens": 6}
         assert made.sides[0].rows == (done.prompt_ids,)
+
+
+def test_a_pin_with_the_same_tokens_is_cut_after_the_one_that_is_less_likely(load: Load, tmp_path: Path) -> None:
+    (done,) = answered(load(), Request(PROMPT, GREEDY))
+    memory = pinned(done, done.ids, steps=likelier(done, 6, -0.3))
+    made = small(load(), [done], memory=memory)
+
+    assert made.pinned == done.ids[:7]
+    assert made.logprobs == pytest.approx([step.logprob for step in memory.pin.steps[:7]])
+    assert made.tolerance == pytest.approx(5 * 1e-3)  # times the floor
+    path = reproduce(load(), [done], tmp_path, "check", memory=memory)
+    assert isinstance(path, Path)
+    assert held(path, "LOGPROBS") == list(made.logprobs)
 
 
 def test_a_token_forced_at_the_limit_is_not_taken_for_the_failure(load: Load, monkeypatch: Any) -> None:
@@ -292,7 +338,7 @@ def test_a_token_forced_at_the_limit_is_not_taken_for_the_failure(load: Load, mo
     assert done.ids[-1] == 1
     wrong = (*done.ids[:5], other_than(done.ids[5]), *done.ids[6:])
 
-    assert small(backend, [done], pin=pinned(done, wrong)).pinned == wrong
+    assert small(backend, [done], memory=pinned(done, wrong)).pinned == wrong
 
 
 def test_a_flip_by_rounding_does_not_stand_in_for_a_failure(load: Load) -> None:
@@ -317,8 +363,6 @@ def test_repeats_must_be_equal_to_the_token_and_other_shapes_need_not(load: Load
     backend = load(dtype="bfloat16")
     again = Request(PROMPT, GREEDY, "alone")
     first, second = answered(backend, again, again.replace(repeat=1))
-    import dataclasses
-
     tie = dataclasses.replace(
         second.steps[0], top_ids=[second.ids[0], first.ids[0]], top_logprobs=[-0.5, -0.5], logprob=-0.5
     )
@@ -341,8 +385,6 @@ def test_repeats_must_be_equal_to_the_token_and_other_shapes_need_not(load: Load
 
 
 def test_other_attention_is_set_on_both_sides(load: Load) -> None:
-    import dataclasses
-
     request = Request(PROMPT, GREEDY, "alone")
     plain, eager = answered(load(), request, request.replace(attention="eager"))
     changed = dataclasses.replace(eager, ids=(other_than(plain.ids[0]), *eager.ids[1:]), steps=())
@@ -376,8 +418,6 @@ def test_what_cannot_be_shown_says_why(load: Load) -> None:
     scored = alone.replace(kind="score", continuation=(other_than(done.ids[0]), *done.ids[1:]))
     wrong = (other_than(done.ids[0]),)
 
-    import dataclasses
-
     def elsewhere(**changes: Any) -> Completion:
         return dataclasses.replace(done, request=alone.replace(**changes), ids=wrong, steps=())
 
@@ -389,14 +429,15 @@ def test_what_cannot_be_shown_says_why(load: Load) -> None:
     assert "fresh process" in reason(backend, [done, elsewhere(fresh_process=True)])
     assert "two calls" in reason(backend, [done, elsewhere(resume_after=3)])
     assert "float32" in reason(backend, [done, elsewhere(float32=True)])
-    assert "only their probabilities" in reason(backend, [done], pin=pinned(done, done.ids))
-    assert "other ids" in reason(backend, [done], pin=pinned(done, wrong, (1, 2)))
+    assert "not known" in reason(backend, [done], memory=pinned(done, done.ids))
+    close = pinned(done, done.ids, steps=likelier(done, 2, 0.004))
+    assert "no token is far" in reason(backend, [done], memory=close)
+    assert "nothing is pinned" in reason(backend, [done], memory=dataclasses.replace(close, pin=None))
+    assert "other ids" in reason(backend, [done], memory=pinned(done, wrong, (1, 2)))
     assert "no model of transformers" in reason(object(), [done])
 
 
 def test_a_failure_that_does_not_come_back_is_not_written(load: Load, tmp_path: Path) -> None:
-    import dataclasses
-
     request = Request(PROMPT, GREEDY, "alone")
     done = answered(load(), request, request.replace(repeat=1))
     done[1] = dataclasses.replace(done[1], ids=(other_than(done[0].ids[0]), *done[0].ids[1:]))
