@@ -85,6 +85,7 @@ def test_the_shipped_suites_belong_together() -> None:
         "lengths",
         "levels",
         "padding",
+        "pinning",
         "prompting",
         "quantization",
         "stopping",

@@ -84,9 +84,9 @@ class Judgement:
 
 
 def is_exact(lane: Lane, pinned: Mapping[str, str], now: Mapping[str, str]) -> bool:
-    """Whether not one token may differ: float32, not quantized, and the same torch as then."""
+    """Whether not one token may differ: float32, not quantized, and the same torch on the same hardware as then."""
     plain = lane.dtype == "float32" and lane.quantization in NOT_QUANTIZED
-    return plain and pinned.get("torch") == now.get("torch")
+    return plain and all(pinned.get(name) == now.get(name) for name in ("torch", "cpu", "devices"))
 
 
 def judge_one(drift: Drift, ruler: Ruler) -> Judgement:
