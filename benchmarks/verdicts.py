@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 
@@ -28,7 +28,7 @@ from harness.inputs import Generation, Message, Model
 from harness.load import load
 from harness.pins.book import Asked, environment, pin_of
 from harness.pins.judging import judge_prompt, judge_set
-from harness.pins.ladder import Judgement, Limits
+from harness.pins.ladder import Judgement, Level, Limits
 from harness.pins.packing import pack, places_of, unpack
 from harness.pins.pin import ANY_ROWS, Header, Lane, Memory, Replayed, steady
 from harness.pins.recording import measure
@@ -64,6 +64,9 @@ PLAIN = [
     "for i in range(10):\n    print(",
     "The three largest cities of Spain are",
 ]
+
+LEVELS = get_args(Level)
+WIDTH = 11  # of a column
 
 Requests = list[Request]
 
@@ -143,7 +146,6 @@ def rope(backend: Any) -> AbstractContextManager[None]:
 def epsilon(backend: Any) -> Iterator[None]:
     norms = [module for module in backend.model.modules() if hasattr(module, "variance_epsilon")]
     before = norms[0].variance_epsilon
-    assert before == 1e-5, before
     for norm in norms:
         norm.variance_epsilon = 1e-6
     try:
@@ -314,9 +316,9 @@ def seen(row: Row, pinned: Pinned, backend: Backend) -> Seen:
 
 def tell(one: Seen, seconds: float) -> None:
     numbers, counts = one.set.numbers, Counter(judgement.level for judgement in one.prompts)
-    levels = " ".join(f"{counts[level]:>3}" for level in ("identical", "noise", "drift", "changed", "broken"))
+    levels = " ".join(f"{counts[level]:>3}" for level in LEVELS)
     equal = 1 - sum(one.others["exact match"]) / len(one.prompts)
-    alarms = " ".join(f"{'alarm' if any(found) else '-':>7}" for found in one.others.values())
+    alarms = " ".join(f"{'alarm' if any(found) else '-':>{WIDTH}}" for found in one.others.values())
     print(
         f"{one.row.kind:<7} {one.row.name:<26} {one.set.level:<10} {levels}  {one.times:>9.3g} {numbers['kl']:>8.2g} "
         f"{numbers['top1']:>6.3f} {equal:>6.2f} {alarms}  {seconds:>4.0f} s\n        {one.cause}",
@@ -337,9 +339,7 @@ def rates(lane: str, rows: Sequence[Seen]) -> None:
                 found
                 for one in some
                 for found in (
-                    [judged.level in alarming[name] for judged in one.prompts]
-                    if name in alarming
-                    else one.others[name]
+                    [judged.level in alarming[name] for judged in one.prompts] if name in alarming else one.others[name]
                 )
             ]
             cells += [f"{sum(sets)}/{len(sets)}", f"{sum(each)}/{len(each)}"]
@@ -355,8 +355,11 @@ def run(lane: str, count: int, tokens: int) -> None:
     generation = Generation(do_sample=False, max_new_tokens=tokens)
     target, backend = opened(model)
     pinned = recorded(backend, target, [Request(text, generation, "alone") for text in texts(count)])
-    heads = "  ".join((f"{'identical/noise/drift/changed/broken':<19}", "RMS/floor  KL  top-1  exact"))
-    print(f"{'kind':<7} {'row':<26} {'set':<10} {heads}  {'  '.join(OTHERS)}")
+    levels = " ".join(f"{level[:3]:>3}" for level in LEVELS)
+    print(
+        f"{'kind':<7} {'row':<26} {'set':<10} {levels}  {'RMS/floor':>9} {'KL':>8} {'top-1':>6} {'exact':>6} ", end=""
+    )
+    print(" ".join(f"{name.split()[0]:>{WIDTH}}" for name in OTHERS))
     rows = []
     for row in (row for row in ROWS if lane in row.lanes):
         began = time.monotonic()
