@@ -89,7 +89,13 @@ class State:
 
         loud = self.config.get_verbosity() > 0 and self.config.pluginmanager.hasplugin("terminalreporter")
         observer = Progress(self.config) if loud and not os.environ.get("CI") else None
-        self.runner = Runner(checks, observer, pins=Book(mode_of(self.config.getoption("update_pins"))))
+        repros = self.config.getoption("harness_repro")
+        self.runner = Runner(
+            checks,
+            observer,
+            pins=Book(mode_of(self.config.getoption("update_pins"))),
+            repros=self.config.invocation_params.dir / repros if repros else None,
+        )
 
     def once(self, target: str, text: str) -> str:
         """The text when a target says it first, then only a reminder."""
@@ -153,6 +159,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--update-pins", nargs="?", const="all", metavar="new", help="record what is pinned; =new: only what is not yet"
     )
+    group.addoption("--harness-repro", metavar="DIR", help="write a stand-alone script for each failure under DIR")
     group.addoption("--harness-report", metavar="DIR", help="write the run as a new folder under DIR (not with -n)")
     parser.addini("harness_suites", "globs of suite files to collect, relative to the rootdir", type="args", default=[])
 

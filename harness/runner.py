@@ -5,6 +5,7 @@ A check pulls just the batches that its own requests are in, so `-x` and a selec
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -56,10 +57,12 @@ class Runner:
         *,
         explain: bool = True,
         pins: Book | None = None,
+        repros: Path | None = None,
     ) -> None:
         self.checks = tuple(checks)
         self.answers = Answers(observer, load)
         self.pins = pins or Book()
+        self._repros = repros  # where scripts are put that show failures
         self._explain = explain  # look for the cause of what failed, which generates more
         self.judged: list[Judged] = []
         self._began = time.monotonic()
@@ -147,6 +150,8 @@ class Runner:
             verdict = reach(expectation.judge, answers)
             if verdict.status == "failed" and self._explain:
                 verdict = self._explained(check, expectation, verdict, answers)
+            if verdict.status == "failed" and self._repros:
+                verdict = self._reproduced(check, expectation, f"{check.name}-{name}", verdict, answers)
         except HarnessError:
             raise
         except Exception as error:
@@ -199,6 +204,26 @@ class Runner:
             if suspects
             else verdict
         )
+
+    def _reproduced(
+        self, check: Check, expectation: Expectation, name: str, verdict: Verdict, answers: Sequence[Answer]
+    ) -> Verdict:
+        """With the path of a script that shows it without the harness, where there is one."""
+        from harness.backends.reproducing import NotReproducible, reproduce
+
+        assert self._repros is not None
+        self.answers.observer.says(f"looking for the smallest script that shows {name}")
+        completions = [answer for answer in answers if isinstance(answer, Completion)]
+        made = reproduce(
+            self.answers.backend(Setting.of_check(check)),
+            completions,
+            self._repros,
+            f"{check.target.name}-{name}",
+            shows=verdict.reason,
+            memory=getattr(expectation, "memory", None),
+        )
+        line = f"repro   none: {made.reason}" if isinstance(made, NotReproducible) else f"repro   python {made}"
+        return dataclasses.replace(verdict, details=(*verdict.details, line))
 
     def _answers(self, check: Check, requests: Sequence[Request]) -> list[Answer]:
         return self.answers.of(Setting.of_check(check), requests)

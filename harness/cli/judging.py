@@ -30,6 +30,9 @@ def run(  # noqa: PLR0913  an option of the command line each
     mark: Mark = "",
     target: Targets = None,
     limit: Limit = None,
+    repro: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Write a stand-alone script for each failure, here.")
+    ] = None,
     out: Out = Path("reports"),
     no_report: NoReport = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Tell of every check, passed ones too.")] = False,
@@ -41,7 +44,7 @@ def run(  # noqa: PLR0913  an option of the command line each
 
     checks = selected(suites, keyword, mark, target, limit)
     with watch() as observer:
-        runner = Runner(checks, observer)
+        runner = Runner(checks, observer, repros=repro)
         finished = _judge(runner)
     results = runner.results(_command(context))
     summary(results, console(), verbose=verbose)

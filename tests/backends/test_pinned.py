@@ -144,9 +144,7 @@ def test_sampled_tokens_are_pinned_by_their_seed(suite: Any) -> None:
     judged(file, "update")
     assert judged(file)["one", "pinned"].status == "passed"
     file.write_text(file.read_text().replace("seed: 3", "seed: 4"))
-    found = judged(file)
-    print(found)
-    assert found["one", "pinned"].status == "failed"
+    assert judged(file)["one", "pinned"].status == "failed"
 
 
 def test_distribution_does_not_ask_for_the_sampled_tokens(suite: Any) -> None:
@@ -172,3 +170,18 @@ def test_ci_never_records(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (mode_of("all"), mode_of("new")) == ("update", "new")
     with pytest.raises(UsageError, match="no such choice"):
         mode_of("suites/")
+
+
+def test_a_failure_is_written_down_as_a_script(suite: Any, tmp_path: Path) -> None:
+    judged(suite(), "update")
+    file = suite(rope_theta=500.0)
+    runner = Runner(plan([load(file)]).checks, pins=Book(), repros=tmp_path / "repros")
+    failed = [record for each in runner.run() for record in each.records if record.verdict.status == "failed"]
+    runner.close()
+    written = [line for record in failed for line in record.verdict.details if line.startswith("repro   python ")]
+    assert written
+    for line in written:
+        script = Path(line.removeprefix("repro   python "))
+        assert script.parent == tmp_path / "repros"
+        assert "import harness" not in script.read_text()
+        assert "from harness" not in script.read_text()

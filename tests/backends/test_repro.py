@@ -115,6 +115,8 @@ for path in sys.argv[1:]:
             code = "it did not exit"
         except SystemExit as done:
             code = done.code
+        except Exception as error:
+            code = f"{type(error).__name__}: {error}"
     said.flush()
     found.append([code, said.buffer.getvalue().decode()])
     assert "harness" not in sys.modules
@@ -182,8 +184,7 @@ def test_what_scripts_say_is_so(load: Load, stranger: Any, tmp_path: Path) -> No
     right = padded(plain, padding="right")
     (spoken, *_) = answered(bytewise, Request(Text(text=NASTY), GREEDY, "alone"))
     wrong = (*spoken.ids[:3], other_than(spoken.ids[3]), *spoken.ids[4:])
-    letter = next(text for text in spoken.tokens[2:-1] if text.isascii() and text.isprintable())
-    stop = Generation(do_sample=False, max_new_tokens=NEW, stop_strings=(letter,))
+    stop = Generation(do_sample=False, max_new_tokens=NEW, stop_strings=(_letter(spoken),))
     stopped = answered(bytewise, Request(Text(text=NASTY), stop, "alone"))[0]
     assert stopped.finish == "stop"
 
@@ -205,13 +206,27 @@ def test_what_scripts_say_is_so(load: Load, stranger: Any, tmp_path: Path) -> No
         logprobs = tuple(step.logprob for step in likelier(again, 4, nats))
         cases[name] = (plain, dataclasses.replace(case, logprobs=logprobs), code)
     cases |= {name: (plain, _pinned_as(plain, *_two_of(plain, **given)), 0) for name, given in WAYS.items()}
+    cases["beams that differ"] = (plain, _failing_pin(plain, *_two_of(plain, **WAYS["beams"])), 1)
+    odd = _pinned_as(plain, *_two_of(plain))
+    odd = dataclasses.replace(odd, sides=tuple(dataclasses.replace(side, attention="odd") for side in odd.sides))
+    cases["another attention"] = (plain, odd, "odd")  # nothing shows that it was set, but that it is refused
+    ending = load(eos_token_id=again.ids[5])
+    (bytes_said,) = answered(bytewise, Request(PROMPT, GREEDY, Batch(RAGGED)))
+    for name, backend, given in (
+        ("ends before its neighbours", ending, {}),
+        ("stops before its neighbours", bytewise, {"stop_strings": (_letter(bytes_said),)}),
+    ):
+        early, wrongly = _two_of(backend, **given)
+        assert early.finish == ("stop" if given else "eos")
+        assert early.tail
+        cases[name] = (backend, _pinned_as(backend, early, wrongly), 0)
     found = {name: case for name, (_, case, _) in cases.items()}
     assert all(isinstance(case, Reproduction) for case in found.values()), found
     paths = [write(case, tmp_path, f"n{number}") for number, case in enumerate(found.values())]
     said = dict(zip(cases, run_all(paths, stranger, tmp_path), strict=True))
-    assert {name: code for name, (code, _) in said.items()} == {name: code for name, (_, _, code) in cases.items()}, (
-        said
-    )
+    assert "odd" in str(said.pop("another attention")[0])
+    assert {name: code for name, (code, _) in said.items()} == {name: cases[name][2] for name in said}, said
+    assert "margin" not in said["beams that differ"][1]
 
     assert f"DIFFERENT at new token 3:\n  alone: {_around(bytewise, spoken.ids)}" in said["bytes"][1]
     assert f"  pinned: {_around(bytewise, wrong)}" in said["bytes"][1]
@@ -234,9 +249,18 @@ def _forgiven(backend: Any, right: list[Completion], left: list[Completion]) -> 
     return dataclasses.replace(found, sides=(first, dataclasses.replace(other, padding="left")))
 
 
+def _letter(done: Completion) -> str:
+    """One that is said on the way, and can be a stop string."""
+    return next(text for text in done.tokens[2:-2] if text.isascii() and text.isprintable())
+
+
+def _failing_pin(backend: Any, done: Completion, wrong: tuple[int, ...]) -> Any:
+    return from_failure(backend, [done], memory=pinned(done, wrong))
+
+
 def _pinned_as(backend: Any, done: Completion, wrong: tuple[int, ...]) -> Any:
     """The script of a pin that fails, once what was pinned is what is said."""
-    found = from_failure(backend, [done], memory=pinned(done, wrong))
+    found = _failing_pin(backend, done, wrong)
     assert isinstance(found, Reproduction)
     return dataclasses.replace(found, pinned=done.ids)
 
