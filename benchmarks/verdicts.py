@@ -33,13 +33,14 @@ from harness.pins.packing import pack, places_of, unpack
 from harness.pins.pin import ANY_ROWS, Header, Lane, Memory, Replayed, steady
 from harness.pins.recording import measure
 from harness.plan import prompts
-from harness.record import Batch, Completion, Request, Target, Text
+from harness.record import Batch, Completion, Failure, Request, Target, Text
 from harness.schedule import batches
 
 ROOT = Path(__file__).parents[1]
 TOP_K = 20
 MEMBERS = 5
 CLOSE = 1e-5  # relative and absolute
+ABOVE = 1.5  # times the floor: what has to be found in a lane that is not exact
 QUESTIONS = [
     "Why is the sea salty?",
     "How many legs does a spider have?",
@@ -197,7 +198,7 @@ ROWS = (
     Row("rope theta -1 %", "change", rope),
     Row("final norm x1.02", "change", final_norm),
     Row("one layer x1.01", "change", layer(1.01)),
-    Row("one layer x1.001", "change", layer(1.001)),
+    Row("one layer x1.001", "change", layer(1.001), lanes=("float32",)),  # in bfloat16 it rounds back to what it was
     Row("repetition_penalty 1.05", "change", asked=penalized),
     Row("no chat template", "change", lambda backend: faults.plant(backend, "missing_template")),
     Row("right padding", "change", asked=batched(4, "right")),
@@ -255,13 +256,13 @@ def opened(model: Model, level: str = "none") -> tuple[Target, Backend]:
 
 
 def answered(backend: Backend, requests: Sequence[Request]) -> list[Completion]:
-    found = {}
-    for batch in batches(tuple(requests), backend.length, exact=False, rows=1):
-        found.update(zip(batch, backend.generate(batch), strict=True))
-    for done in found.values():
-        if not isinstance(done, Completion):
-            raise SystemExit(f"{done.kind}: {done.message}")
-    return [found[request] for request in requests]  # type: ignore[misc]
+    found: dict[Request, Completion] = {}
+    for batch in batches(requests, backend.length, exact=False, rows=1):
+        for request, done in zip(batch, backend.generate(batch), strict=True):
+            if isinstance(done, Failure):
+                raise SystemExit(f"{done.kind}: {done.message}")
+            found[request] = done
+    return [found[request] for request in requests]
 
 
 def recorded(backend: Backend, target: Target, requests: Sequence[Request]) -> Pinned:
@@ -307,7 +308,8 @@ def seen(row: Row, pinned: Pinned, backend: Backend) -> Seen:
         pin = replace(pin_of(f"p{number:02}", "greedy", old), steps=unpack(pack(old.steps, places)))
         replayed.append(Replayed(pin, now, led.get(now.request, now).steps, backend.facts))
         memories.append(Memory(row.name, "", pinned.header.lane, backend.facts, noted, pin, pinned.header))
-    one_by_one = [judge_prompt(one, memory, "tokens", Limits())[0] for one, memory in zip(replayed, memories)]
+    both = zip(replayed, memories, strict=True)
+    one_by_one = [judge_prompt(one, memory, "tokens", Limits())[0] for one, memory in both]
     judgement, told = judge_set(replayed, memories[0], "tokens", Limits())
     pairs = list(zip(pinned.done, free, strict=True))
     others = {name: tuple(alarms(old, now) for old, now in pairs) for name, alarms in OTHERS.items()}
@@ -345,9 +347,12 @@ def rates(lane: str, rows: Sequence[Seen]) -> None:
             cells += [f"{sum(sets)}/{len(sets)}", f"{sum(each)}/{len(each)}"]
         print(f"{name:<24}{''.join(f'{cell:>14}' for cell in cells)}")
     for one in rows:
-        quiet = one.set.is_quiet
-        if quiet == (one.row.kind == "change") and not (quiet and lane != "float32" and one.times <= 1.5):
+        missed = one.row.kind == "change" and one.set.is_quiet
+        if missed and lane != "float32" and one.times <= ABOVE:
+            print(f"below {ABOVE:g} × floor, not to be seen in this lane: {one.row.name}, {one.times:.3g} × floor")
+        elif missed or (one.row.kind == "noise" and not one.set.is_quiet):
             print(f"against the goal: {one.row.kind} {one.row.name} is {one.set.level}: {one.set.rule}")
+    print(flush=True)
 
 
 def run(lane: str, count: int, tokens: int) -> None:

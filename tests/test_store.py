@@ -155,6 +155,7 @@ def everything():
             "eos",
             (2, 3),
             "digest",
+            "template",
             2048,
             95,
         ),

@@ -197,7 +197,6 @@ def _name(done: Completion) -> str:
 def _side(backend: Transformers, name: str, done: Completion) -> Side:
     request = done.request
     layout = request.layout if isinstance(request.layout, Batch) else Batch((request.prompt,))
-    request = request.replace(layout=layout)
     rows = backend.prompts.rows([request])
     pad = layout.pad_token_id if layout.pad_token_id is not None else backend.facts.pad_token_id
     return Side(

@@ -178,66 +178,71 @@ def by_hand(backend: Any, prompt: list[int]) -> Any:
         return backend.model(torch.tensor([prompt])).logits[0, -1].log_softmax(-1)
 
 
-def test_what_scripts_say_is_so(load: Load, stranger: Any, tmp_path: Path) -> None:
-    """Cases of every kind: the exit code, and the tokens and margins against forward passes by hand."""
-    plain, bytewise, nf4, seq2seq = load(), load(spells=True), load("nf4"), load(architecture="bart", ends=True)
-    right = padded(plain, padding="right")
+def said_by(cases: dict[str, Any], env: dict[str, str], folder: Path) -> dict[str, tuple[Any, str]]:
+    """Exit code and output of the script of each case."""
+    assert all(isinstance(case, Reproduction) for case in cases.values()), cases
+    paths = [write(case, folder, f"n{number}") for number, case in enumerate(cases.values())]
+    return dict(zip(cases, run_all(paths, env, folder), strict=True))
+
+
+def test_scripts_show_what_differs(load: Load, stranger: Any, tmp_path: Path) -> None:
+    """The exit code, and tokens and margins against forward passes by hand."""
+    plain, bytewise, nf4 = load(), load(spells=True), load("nf4")
     (spoken, *_) = answered(bytewise, Request(Text(text=NASTY), GREEDY, "alone"))
     wrong = (*spoken.ids[:3], other_than(spoken.ids[3]), *spoken.ids[4:])
-    stop = Generation(do_sample=False, max_new_tokens=NEW, stop_strings=(_letter(spoken),))
-    stopped = answered(bytewise, Request(Text(text=NASTY), stop, "alone"))[0]
-    assert stopped.finish == "stop"
-
-    cases: dict[str, tuple[Any, Any, int]] = {
-        "whole": (plain, from_failure(plain, right), 1),
-        "healthy": (plain, _forgiven(plain, right, padded(plain)), 0),
-        "bytes": (bytewise, from_failure(bytewise, [spoken], memory=pinned(spoken, wrong)), 1),
-        "pin that holds": (bytewise, _pinned_as(bytewise, spoken, wrong), 0),
-        "pin with a stop string": (bytewise, _pinned_as(bytewise, stopped, stopped.ids[:-1]), 0),
-        "nf4": (nf4, from_failure(nf4, padded(nf4, padding="right")), 1),
-        "encoder": (seq2seq, _pinned_as(seq2seq, *_two_of(seq2seq)), 0),
-        "no mask": (plain, from_failure(plain, padded(plain, attention_mask=False, pad_token_id=1)), 1),
-    }
     (again,) = answered(plain, Request(PROMPT, GREEDY))
-    for name, nats, code in (("less likely", 0.02, 1), ("as likely", 0.0, 0)):
-        memory = pinned(again, again.ids, steps=likelier(again, 4, 0.02))
-        case = from_failure(plain, [again], memory=memory)
-        assert isinstance(case, Reproduction)
-        logprobs = tuple(step.logprob for step in likelier(again, 4, nats))
-        cases[name] = (plain, dataclasses.replace(case, logprobs=logprobs), code)
-    cases |= {name: (plain, _pinned_as(plain, *_two_of(plain, **given)), 0) for name, given in WAYS.items()}
-    cases["beams that differ"] = (plain, _failing_pin(plain, *_two_of(plain, **WAYS["beams"])), 1)
+    moved = pinned(again, again.ids, steps=likelier(again, 4, 0.02))
     odd = _pinned_as(plain, *_two_of(plain))
     odd = dataclasses.replace(odd, sides=tuple(dataclasses.replace(side, attention="odd") for side in odd.sides))
-    cases["another attention"] = (plain, odd, "odd")  # nothing shows that it was set, but that it is refused
-    ending = load(eos_token_id=again.ids[5])
-    (bytes_said,) = answered(bytewise, Request(PROMPT, GREEDY, Batch(RAGGED)))
-    for name, backend, given in (
-        ("ends before its neighbours", ending, {}),
-        ("stops before its neighbours", bytewise, {"stop_strings": (_letter(bytes_said),)}),
-    ):
-        early, wrongly = _two_of(backend, **given)
-        assert early.finish == ("stop" if given else "eos")
-        assert early.tail
-        cases[name] = (backend, _pinned_as(backend, early, wrongly), 0)
-    found = {name: case for name, (_, case, _) in cases.items()}
-    assert all(isinstance(case, Reproduction) for case in found.values()), found
-    paths = [write(case, tmp_path, f"n{number}") for number, case in enumerate(found.values())]
-    said = dict(zip(cases, run_all(paths, stranger, tmp_path), strict=True))
-    assert "odd" in str(said.pop("another attention")[0])
-    assert {name: code for name, (code, _) in said.items()} == {name: cases[name][2] for name in said}, said
-    assert "margin" not in said["beams that differ"][1]
+    cases: dict[str, Any] = {
+        "whole": from_failure(plain, padded(plain, padding="right")),
+        "bytes": _failing_pin(bytewise, spoken, wrong),
+        "nf4": from_failure(nf4, padded(nf4, padding="right")),
+        "no mask": from_failure(plain, padded(plain, attention_mask=False, pad_token_id=1)),
+        "less likely": from_failure(plain, [again], memory=moved),
+        "beams": _failing_pin(plain, *_two_of(plain, **WAYS["beams"])),
+        "another attention": odd,  # nothing shows that it was set, but that it is refused
+    }
 
+    said = said_by(cases, stranger, tmp_path)
+    assert "odd" in str(said.pop("another attention")[0])
+    assert {name: code for name, (code, _) in said.items()} == dict.fromkeys(said, 1), said
     assert f"DIFFERENT at new token 3:\n  alone: {_around(bytewise, spoken.ids)}" in said["bytes"][1]
     assert f"  pinned: {_around(bytewise, wrong)}" in said["bytes"][1]
     logprobs = by_hand(bytewise, [*spoken.prompt_ids, *spoken.ids[:3]])
     own, other = (logprobs[ids[3]].item() for ids in (spoken.ids, wrong))
     margin = float(said["bytes"][1].split("margin ")[1].split(" nats")[0])
     assert margin == pytest.approx(own - other, rel=1e-3)
-    assert f"No difference: {NEW} new token(s)" in said["healthy"][1]
     assert f"DIFFERENT at new token 4, {again.ids[4]} " in said["less likely"][1]
     assert "-0.02 nats, allowed 0.005" in said["less likely"][1]
-    assert f"No difference: {stopped.new_tokens} new token(s)" in said["pin with a stop string"][1]
+    assert "margin" not in said["beams"][1]
+
+
+def test_scripts_generate_what_was_recorded(load: Load, stranger: Any, tmp_path: Path) -> None:
+    """Whatever the arguments and the batch: once nothing differs they say so, and exit with 0."""
+    plain, bytewise, seq2seq = load(), load(spells=True), load(architecture="bart", ends=True)
+    (again,) = answered(plain, Request(PROMPT, GREEDY))
+    (spoken,) = answered(bytewise, Request(PROMPT, GREEDY, Batch(RAGGED)))
+    likely = from_failure(plain, [again], memory=pinned(again, again.ids, steps=likelier(again, 4, 0.02)))
+    assert isinstance(likely, Reproduction)
+    cases: dict[str, Any] = {
+        "healthy": _forgiven(plain, padded(plain, padding="right"), padded(plain)),
+        "encoder": _pinned_as(seq2seq, *_two_of(seq2seq)),
+        "as likely": dataclasses.replace(likely, logprobs=tuple(step.logprob for step in again.steps)),
+        **{name: _pinned_as(plain, *_two_of(plain, **given)) for name, given in WAYS.items()},
+    }
+    for backend, finish, given in (
+        (load(eos_token_id=again.ids[5]), "eos", {}),
+        (bytewise, "stop", {"stop_strings": (_letter(spoken),)}),
+    ):
+        early, wrong = _two_of(backend, **given)
+        assert (early.finish, len(early.tail) > 0) == (finish, True)  # it was filled up, for its neighbours went on
+        cases[finish] = _pinned_as(backend, early, wrong)
+
+    said = said_by(cases, stranger, tmp_path)
+    assert {name: code for name, (code, _) in said.items()} == dict.fromkeys(said, 0), said
+    assert f"No difference: {NEW} new token(s)" in said["healthy"][1]
+    assert f"No difference: {again.ids.index(again.ids[5]) + 1} new token(s)" in said["eos"][1]
 
 
 def _forgiven(backend: Any, right: list[Completion], left: list[Completion]) -> Any:

@@ -77,6 +77,7 @@ TOUCHED = {
     "prompt_in_output": Request(PROMPT, GREEDY),
     "one_token": Request(PROMPT, GREEDY),
     "one_sequence": Request(PROMPT, GREEDY.model_copy(update={"num_beams": 2, "num_return_sequences": 2})),
+    "drawn_colder": Request(PROMPT, Generation(do_sample=True, temperature=60.0, max_new_tokens=24)),
     "processors_reversed": Request(PROMPT, SAMPLING, kind="processed"),
     "text_after_end": Request(PROMPT, GREEDY, layout=Batch((PROMPT, LONG))),
 }
