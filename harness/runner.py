@@ -214,14 +214,17 @@ class Runner:
         assert self._repros is not None
         self.answers.observer.says(f"looking for the smallest script that shows {name}")
         completions = [answer for answer in answers if isinstance(answer, Completion)]
-        made = reproduce(
-            self.answers.backend(Setting.of_check(check)),
-            completions,
-            self._repros,
-            f"{check.target.name}-{name}",
-            shows=verdict.reason,
-            memory=getattr(expectation, "memory", None),
-        )
+        try:
+            made = reproduce(
+                self.answers.backend(Setting.of_check(check)),
+                completions,
+                self._repros,
+                f"{check.target.name}-{name}",
+                shows=verdict.reason,
+                memory=getattr(expectation, "memory", None),
+            )
+        except (CannotRun, OSError) as error:
+            made = NotReproducible(str(error).splitlines()[0])
         line = f"repro   none: {made.reason}" if isinstance(made, NotReproducible) else f"repro   python {made}"
         return dataclasses.replace(verdict, details=(*verdict.details, line))
 

@@ -103,7 +103,7 @@ def _shipping(**values: Any) -> Plant:
 
 @contextmanager
 def _right_padding(backend: Transformers) -> Iterator[None]:
-    with _set(backend, _side=lambda layout: "right"):
+    with _set(backend, side=lambda layout: "right"):
         yield
 
 

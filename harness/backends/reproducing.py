@@ -205,7 +205,7 @@ def _side(backend: Transformers, name: str, done: Completion) -> Side:
         pad_token_id=pad or 0,
         arguments=request.generation.arguments(),
         row=position(request, rows, 0),
-        padding=backend._side(layout),
+        padding=backend.side(layout),
         attention_mask=layout.attention_mask,
         attention=request.attention,
         seed=request.generation.seed,

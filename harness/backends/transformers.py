@@ -104,7 +104,7 @@ class Transformers:
         first = requests[0]
         layout = first.layout if isinstance(first.layout, Batch) else None
         rows = self.prompts.rows(requests)
-        side = self._side(layout)
+        side = self.side(layout)
         encoded = [self.prompts.encode(row)[1] for row in rows]
         inputs, pads = self.prompts.pad(encoded, side, layout.pad_token_id if layout else None, self.model.device)
         if layout and not layout.attention_mask:
@@ -238,7 +238,7 @@ class Transformers:
         return self._generated(rest, request, recorder, **changes)
 
     def _scored(self, request: Request) -> Completion:
-        side = self._side(request.layout if isinstance(request.layout, Batch) else None)
+        side = self.side(request.layout if isinstance(request.layout, Batch) else None)
         return score(self.model, self.prompts, request, side, self.top_k, self._precision(request))
 
     def _likelihood(self, request: Request) -> Completion:
@@ -274,7 +274,8 @@ class Transformers:
             processed_logits=processed.tolist(),
         )
 
-    def _side(self, layout: Batch | None) -> str:
+    def side(self, layout: Batch | None) -> str:
+        """On which rows are padded."""
         if "encoder_decoder" in self.facts.traits and (layout is None or layout.padding == "left"):
             return "right"  # an encoder reads from the left: pads there would shift absolute positions
         if layout is None:
