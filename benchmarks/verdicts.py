@@ -362,7 +362,7 @@ def run(lane: str, count: int, tokens: int) -> None:
     pinned = recorded(backend, target, [Request(text, generation, "alone") for text in texts(count)])
     levels = " ".join(f"{level[:3]:>3}" for level in LEVELS)
     print(
-        f"{'kind':<7} {'row':<26} {'set':<10} {levels}  {'RMS/floor':>9} {'KL':>8} {'top-1':>6} {'exact':>6} ", end=""
+        f"{'kind':<7} {'row':<26} {'set':<10} {levels}  {'RMS/floor':>9} {'KL':>8} {'top-1':>6} {'equal':>6} ", end=""
     )
     print(" ".join(f"{name.split()[0]:>{WIDTH}}" for name in OTHERS))
     rows = []

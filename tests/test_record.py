@@ -23,7 +23,6 @@ OTHER: dict[str, Any] = {
     "position_ids": True,
     "attention": "eager",
     "float32": True,
-    "whole": False,
     "resume_after": 1,
     "whole": False,
 }

@@ -63,7 +63,8 @@ class Ruler:
 
     @property
     def kl(self) -> float:
-        return max(self.floor.kl, self.storage_rounding**2)
+        # What was rounded when it was stored does not add up to 1 any more, and shows in KL in the first order.
+        return max(self.floor.kl, self.storage_rounding / 4)
 
     @property
     def gap(self) -> float:

@@ -269,3 +269,18 @@ def test_fragility_is_the_number_of_flips_to_expect() -> None:
     assert fragility([step(-1.0, -1.0)], Floor(0.1, 0.001, 0.2)) == NormalDist().cdf(0)
     assert fragility(steps, Floor(0.0, 0.0, 0.0)) == 0.0
     assert fragility([step(-0.1)], Floor(0.1, 0.001, 0.2)) == 0.0
+
+
+def test_what_is_left_of_one_is_not_taken_for_a_change() -> None:
+    """One in a million is outside the recorded ids, and everything recorded is off by what float32 rounds."""
+    from array import array
+
+    from harness.pins.drift import divergence
+    from harness.record import Step
+
+    shares = [0.6, 0.3, 0.1 - 1.6e-6]
+    then, now = (
+        Step(math.log(0.6), array("i", [1, 2, 3]), array("d", [math.log(share) + shift for share in shares]), 20.0)
+        for shift in (0.0, 2e-7)
+    )
+    assert divergence(then, now, 1) < 1e-11  # at most the square of the shift, and not the square over 1.6e-6
