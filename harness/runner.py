@@ -164,8 +164,6 @@ class Runner:
         if isinstance(expectation, Remembers):
             memory = self.pins.recall(check, case, self.answers.backend(Setting.of_check(check)).facts)
             expectation = expectation.remembering(memory)
-            if memory.recording and isinstance(answers[0], Completion):
-                self.pins.record(memory, check, case, answers[0])
         while more := _further(expectation, answers):
             given = self._answers(check, more)
             if isinstance(expectation, Remembers):  # what cannot be looked into is judged by what it said
@@ -173,6 +171,9 @@ class Runner:
             if not given:
                 break
             answers += given
+        done = [answer for answer in answers if isinstance(answer, Completion)]
+        if isinstance(expectation, Remembers) and memory.recording and len(done) == len(answers):
+            self.pins.record(memory, check, case, done)
         return expectation, answers
 
     def _judge_set(self, check: Check) -> dict[str, Judgement]:

@@ -70,14 +70,20 @@ class OfPrompt:
         return (request,)
 
     def then(self, completions: Sequence[Completion]) -> Sequence[Request]:
-        """Led along the pin's tokens, where the model said other ones: there it goes on comparing."""
-        pin = self.memory.pin if self.memory else None
-        if pin is None or (self.memory and self.memory.recording) or not pin.steps:
-            return ()
+        """Led along the pin's tokens, where the model said other ones: there it goes on comparing.
+
+        What processors make of the scores is seen in a replay only: pinned distributions are always led.
+        """
         free = completions[0]
-        if free.ids == pin.ids:
+        if self.memory is None or not free.steps:
             return ()
-        return (free.request.replace(kind="replay", continuation=pin.ids, whole=False),)
+        path: Sequence[int] = ()
+        if self.memory.recording:
+            path = free.ids if self.spec.level == "distribution" else ()
+        elif self.memory.pin and self.memory.pin.steps:
+            pin = self.memory.pin
+            path = pin.ids if pin.processed or free.ids != pin.ids else ()
+        return (free.request.replace(kind="replay", continuation=tuple(path), whole=False),) if path else ()
 
     def judge(self, completions: Sequence[Completion]) -> Verdict:
         assert self.memory is not None, "the runner gives the memory before it judges"
@@ -99,7 +105,7 @@ class OfPrompt:
         assert self.memory.pin is not None
         free, led = completions[0], completions[-1]
         steps = led.steps if led.request.kind == "replay" or led.ids == self.memory.pin.ids else ()
-        return Replayed(self.memory.pin, free, steps, self.memory.facts)
+        return Replayed(self.memory.pin, free, steps, self.memory.facts, led.processed_steps)
 
     def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
         return ()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -16,7 +16,7 @@ from harness.pins.drift import default_floor, fragility
 from harness.pins.pin import ANY_ROWS, Floor, Header, Lane, Memory, Pin, PinFile, steady
 from harness.pins.review import propose
 from harness.plan import Case, Check, prompts
-from harness.record import Completion, Request, TargetFacts
+from harness.record import Completion, Request, Step, TargetFacts
 from harness.suite import Suite
 
 Mode = Literal["compare", "update", "new"]  # new: record what is not pinned yet, compare the rest
@@ -82,9 +82,10 @@ class Book:
         )
         return memory if pin else replace(memory, **self._missing(check, name, path, lane))
 
-    def record(self, memory: Memory, check: Check, case: Case, done: Completion) -> None:
-        """Keep what the model does now; it is written at the end."""
-        pin = pin_of(case.name, check.test.generation, done)
+    def record(self, memory: Memory, check: Check, case: Case, completions: Sequence[Completion]) -> None:
+        """Keep what the model does now, the free run and its replay if there is one; it is written at the end."""
+        done = completions[0]
+        pin = pin_of(case.name, check.test.generation, done, completions[-1].processed_steps)
         path = files.path_of(check.suite_file, check.suite.suite, check.target.name, memory.lane)
         before = self._recorded.get(path)
         configs = dict(before.header.generations) if before else {}
@@ -202,7 +203,7 @@ def header_of(check: Check, memory: Memory, generations: Mapping[str, Mapping[st
     )
 
 
-def pin_of(prompt: str, generation: str, done: Completion) -> Pin:
+def pin_of(prompt: str, generation: str, done: Completion, processed: Sequence[Step] = ()) -> Pin:
     return Pin(
         prompt=prompt,
         generation=generation,
@@ -212,6 +213,7 @@ def pin_of(prompt: str, generation: str, done: Completion) -> Pin:
         finish=done.finish,
         text=done.text,
         steps=done.steps,
+        processed=tuple(processed),
         padding=done.padding,
         pads=done.pads,
         batch_size=done.batch_size,

@@ -95,8 +95,9 @@ def storage_rounding(lane: Lane) -> float:
 
 def stored(pin: Pin, lane: Lane) -> Pin:
     """The pin as it is when it has been written and read back."""
-    steps = packing.unpack(packing.pack(pin.steps, packing.places_of(lane)))
-    return replace(pin, steps=steps, fragility=_short(pin.fragility))
+    places = packing.places_of(lane)
+    steps, processed = (packing.unpack(packing.pack(some, places)) for some in (pin.steps, pin.processed))
+    return replace(pin, steps=steps, processed=processed, fragility=_short(pin.fragility))
 
 
 def read(path: str, suite: str = "SUITE") -> StoredPins | None:
@@ -253,7 +254,8 @@ def _name_in(raw: bytes) -> str:
 
 def _pin(data: Mapping[str, Any]) -> Pin:
     pin: Pin = from_data(Pin, {key: data[key] for key in FRONT} | {"steps": ()})
-    return replace(pin, steps=packing.unpack(data["numbers"]))
+    processed = packing.unpack(data["processed"]) if "processed" in data else ()
+    return replace(pin, steps=packing.unpack(data["numbers"]), processed=processed)
 
 
 def _own_header(line: _Line, header: Header) -> Header:
@@ -298,9 +300,12 @@ def _new_line(file: PinFile, name: str, header: Header, old: _Line | None) -> by
     under = _under(header, header_of(file, name), pin.generation)
     if old and old.noun == pin and old.data.get("under", {}) == under:
         return old.raw  # the same numbers may be packed otherwise by another version of zlib
-    plain = json.loads(as_json(replace(pin, steps=())))
+    plain = json.loads(as_json(replace(pin, steps=(), processed=())))
     data = {key: plain[key] for key in FRONT} | ({"under": under} if under else {})
-    return _as_line(data | {"numbers": packing.pack(pin.steps, packing.places_of(header.lane))})
+    places = packing.places_of(header.lane)
+    if pin.processed:
+        data |= {"processed": packing.pack(pin.processed, places)}
+    return _as_line(data | {"numbers": packing.pack(pin.steps, places)})
 
 
 def _under(header: Header, own: Header, generation: str) -> dict[str, Any]:

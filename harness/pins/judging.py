@@ -17,7 +17,7 @@ Level = Literal["tokens", "distribution"]
 
 def judge_prompt(replayed: Replayed, memory: Memory, level: Level, limits: Limits) -> tuple[Judgement, tuple[str, ...]]:
     """One prompt: its level, and what is told, the sentence first."""
-    drift = measure(replayed)
+    drift = _drift(replayed)
     judgement = _strict(judge_one(drift, _ruler(memory, level, limits)), memory)
     return judgement, _told([replayed], [drift], memory, judgement, level, limits)
 
@@ -26,9 +26,14 @@ def judge_set(
     replayed: Sequence[Replayed], memory: Memory, level: Level, limits: Limits
 ) -> tuple[Judgement, tuple[str, ...]]:
     """All prompts of a test together."""
-    drifts = [measure(one) for one in replayed]
+    drifts = [_drift(one) for one in replayed]
     judgement = _strict(judge(drifts, _ruler(memory, level, limits)), memory)
     return judgement, _told(replayed, drifts, memory, judgement, level, limits)
+
+
+def _drift(replayed: Replayed) -> Drift:
+    then, now = replayed.pin.processed, replayed.processed
+    return measure(replayed, (then, now) if then and now else None)
 
 
 def _strict(judgement: Judgement, memory: Memory) -> Judgement:

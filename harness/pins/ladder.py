@@ -18,6 +18,7 @@ from harness.inputs import Frozen
 from harness.pins.drift import NOT_QUANTIZED, Drift, Flip, Pooled, pooled
 from harness.pins.pin import Floor, Lane
 
+ROUNDING = 1e-6  # of all probability: what float32 makes of the same scores after all processors
 Level = Literal["identical", "noise", "drift", "changed", "broken"]
 QUIET: tuple[Level, ...] = ("identical", "noise")
 
@@ -215,7 +216,7 @@ def _identical(drifts: Sequence[Drift], ruler: Ruler) -> bool:
     return all(
         drift.largest <= ruler.storage_rounding and ((drift.tokens_equal and drift.finish_equal) or not ruler.tokens)
         for drift in drifts
-    )
+    ) and not _processed(pooled(drifts), ruler)
 
 
 def _above_noise(drifts: Sequence[Drift], sums: Pooled, ruler: Ruler, alone: bool) -> list[str]:
@@ -282,7 +283,7 @@ def _processed(sums: Pooled, ruler: Ruler) -> str:
     """Raw scores show noise; whether those after all processors do, too."""
     if math.isnan(sums.processed):
         return ""
-    allowed = ruler.limits.processed * _widened(sums, ruler) * max(sums.distance, ruler.storage_rounding)
+    allowed = ruler.limits.processed * _widened(sums, ruler) * max(sums.distance, ruler.storage_rounding, ROUNDING)
     if sums.processed <= allowed:
         return ""
     return (

@@ -71,6 +71,7 @@ class Pin:
     pads: int = 0
     batch_size: int = 1
     fragility: float = 0.0  # flips to expect from the lane's own noise
+    processed: tuple[Step, ...] = ()  # after all processors: where the distribution is pinned, and there are any
 
     @property
     def name(self) -> str:
@@ -97,6 +98,7 @@ class Replayed:
     now: Completion  # the free run
     steps: Sequence[Step]
     facts: TargetFacts
+    processed: Sequence[Step] = ()  # of the replay, where the pin has them, too
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,30 @@ def test_distribution_does_not_ask_for_the_sampled_tokens(suite: Any) -> None:
     assert judged(file)["", "pinned_set"].status == "passed"
 
 
+def test_a_processor_that_acts_otherwise_is_found_though_config_and_raw_scores_are_equal(suite: Any) -> None:
+    from harness import backends
+
+    file = suite("distribution", "{do_sample: true, temperature: 1.5, top_k: 5, seed: 3, max_new_tokens: 12}")
+    judged(file, "update")
+    backend: Any = backends.load(plan([load(file)]).checks[0].target)
+    assert judged(file, backend=backend)["", "pinned_set"].status == "passed"
+    build = backend.model._get_logits_processor
+
+    def without_top_k(*args: Any, **arguments: Any) -> Any:
+        processors = build(*args, **arguments)
+        kept = [one for one in processors if "TopK" not in type(one).__name__]
+        assert len(kept) < len(processors)
+        return type(processors)(kept)
+
+    backend.model._get_logits_processor = without_top_k
+    verdict = judged(file, backend=backend)["", "pinned_set"]
+    assert (verdict.status, verdict.numbers["level"]) == ("failed", "changed")
+    told = "\n".join((verdict.reason, *verdict.details))
+    assert "processed scores" in told
+    assert "raw scores within noise" in told
+    assert "generation config equal" in told
+
+
 def test_pins_of_no_test_are_told(suite: Any) -> None:
     file = suite()
     judged(file, "update")
