@@ -60,6 +60,7 @@ def test_the_page(folder: Path) -> None:
     assert done.stdout.splitlines()[-1].startswith("WILL BITE  ")
 
 
+@pytest.mark.slow
 def test_a_suite_is_written_that_passes(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "made.yaml"
     arguments = ["init", str(folder), "--device", "cpu", "--out", str(file)]
@@ -80,6 +81,7 @@ def test_a_suite_is_written_that_passes(folder: Path, tmp_path: Path) -> None:
     assert "is there already" in str(again.exception)
 
 
+@pytest.mark.slow
 def test_what_the_suite_holds_to_is_noticed_when_it_changes(folder: Path, tmp_path: Path) -> None:
     copy = tmp_path / "changed"
     shutil.copytree(folder, copy)

@@ -185,6 +185,7 @@ def said_by(cases: dict[str, Any], env: dict[str, str], folder: Path) -> dict[st
     return dict(zip(cases, run_all(paths, env, folder), strict=True))
 
 
+@pytest.mark.slow
 def test_scripts_show_what_differs(load: Load, stranger: Any, tmp_path: Path) -> None:
     """The exit code, and tokens and margins against forward passes by hand."""
     plain, bytewise, nf4 = load(), load(spells=True), load("nf4")
