@@ -22,6 +22,8 @@ from harness.sampler import (
     uniform,
 )
 
+pytestmark = pytest.mark.slow  # thousands of draws
+
 WORDS, STATES = 40, 60
 ROWS, SEEDS, STEPS = 8, 2, 32  # 512 tokens
 ALPHA = 0.001

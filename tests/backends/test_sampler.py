@@ -13,6 +13,8 @@ from harness.expectations.sampler import Sampler
 from harness.inputs import Generation, Model
 from harness.record import Completion, Request, Target, Text, Verdict
 
+pytestmark = pytest.mark.slow  # thousands of draws
+
 # Hot enough for the filters to cut, cool enough for the temperature to show.
 SAMPLING = Generation(do_sample=True, temperature=3.0, top_k=60, top_p=0.95, max_new_tokens=40, seed=3)
 TEXTS = ("w1 w2 w3", " ".join(f"w{number}" for number in range(5, 17)), "w40 w41")
