@@ -82,7 +82,7 @@ def targets_frame(results: Results) -> pd.DataFrame:
         row |= _effective(facts.get(name, TargetFacts(name)), loaded=name in facts)
         outcomes = Counter(outcome_by_check(records).values())
         row |= {"checks": outcomes.total()} | {outcome: outcomes[outcome] for outcome in WORST_FIRST}
-        row |= _speed([done for owner, done in results.completions if owner == name])
+        row |= _speed([done for owner, done in results.completions if owner == name and results.is_free(done.request)])
         rows.append({column: encodable(value) for column, value in row.items()})
     return pd.DataFrame(rows).set_index("target") if rows else pd.DataFrame(index=pd.Index([], name="target"))
 
@@ -106,8 +106,7 @@ def _effective(facts: TargetFacts, loaded: bool) -> dict[str, Any]:
 
 
 def _speed(completions: list[Completion]) -> dict[str, Any]:
-    # `seconds` is that of the whole batch and stands on each of its rows: each row bears its share.
-    seconds = sum(done.seconds / done.batch_size for done in completions)
+    seconds = sum(done.own_seconds for done in completions)
     tokens = sum(done.new_tokens for done in completions)
     memory = max((done.memory_bytes for done in completions), default=0)
     return {

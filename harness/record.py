@@ -234,6 +234,11 @@ class Completion:
     def new_tokens(self) -> int:
         return len(self.ids)
 
+    @property
+    def own_seconds(self) -> float:
+        """`seconds` is that of the whole batch and stands on each of its rows: each bears its share."""
+        return self.seconds / self.batch_size
+
 
 @dataclass(frozen=True)
 class Failure:

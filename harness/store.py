@@ -12,12 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import tables
 from harness.errors import CannotRun, UsageError
-from harness.record import Completion, Failure, Record, Target, TargetFacts, to_data
+from harness.record import Completion, Failure, Record, Request, Target, TargetFacts, to_data
 from harness.suite import Budget
 from harness.tables import encodable
 
@@ -55,6 +56,16 @@ class Results:
     budget: Mapping[str, Any] | None = None  # the suite's, as plain data
     path: Path | None = field(default=None, compare=False)  # what it was read from
     lacks: tuple[str, ...] = field(default=(), compare=False)  # what that did not hold, in sentences
+
+    def is_free(self, request: Request) -> bool:
+        """Whether it was generated to be judged or compared; others are forced, or scored, or only take the time."""
+        return request.kind == "generate" and (self.measured is None or request.id in self._named)
+
+    @cached_property
+    def _named(self) -> frozenset[str]:
+        answered = self.measured.answered if self.measured else ()
+        judged = (request for record in self.records for request in record.requests)
+        return frozenset((*judged, *(one.request for one in answered)))
 
     @property
     def outcomes(self) -> dict[str, int]:

@@ -1,5 +1,7 @@
 import math
+from dataclasses import replace
 
+from harness.comparison.measured import Answered, Measured
 from harness.frame import COLUMNS, matrix, results_frame, targets_frame
 from harness.inputs import GREEDY, Model
 from harness.record import Completion, Record, Request, Target, TargetFacts, Text, Verdict
@@ -112,3 +114,17 @@ def test_the_seconds_of_a_batch_are_counted_once():
     assert (row["new_tokens"], row["generation_seconds"], row["tokens_per_second"]) == (50, 5.0, 10.0)
     assert row["peak_memory_mb"] == 3
     assert math.isnan(frame.loc["n", "tokens_per_second"])
+
+
+def test_what_was_forced_or_only_timed_is_not_what_was_generated():
+    free, judged, timed = completion("a"), completion("b", 4), completion("c", 9)
+    forced = replace(free, request=free.request.replace(kind="replay", continuation=(1,)))
+    every = [("m", one) for one in (free, judged, timed, forced)]
+    records = [record("t", "m", requests=(judged.request.id,))]
+    answered = Answered("m", "a", free.request.id)
+
+    alone = targets_frame(results(records, every))
+    compared = targets_frame(replace(results(records, every), measured=Measured("m", (), (answered,))))
+
+    assert alone.loc["m", "new_tokens"] == 23
+    assert compared.loc["m", "new_tokens"] == 14

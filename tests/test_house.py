@@ -21,6 +21,7 @@ ORDER = [
     "record",
     "rendering",
     "divergence",
+    "steps",
     "pins.pin",
     "pins.packing",
     "pins.drift",

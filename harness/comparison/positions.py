@@ -1,8 +1,7 @@
-"""What two sides hold at each token of the same continuation: whole distributions, or what was recorded of them."""
+"""What two sides hold at each token of the same continuation, by their whole distributions."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,9 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from harness.comparison.measured import Replay
-from harness.record import Distributions, Step
-
-ROUNDING = 1e-6  # of a sum of recorded probabilities, which are float32: no bound sees less
+from harness.record import Distributions
 
 Logits = NDArray[np.float32]
 Numbers = NDArray[np.float64]
@@ -47,18 +44,6 @@ def replayed(baseline: Distributions, own: Distributions, ids: Sequence[int]) ->
         with np.errstate(invalid="ignore"):  # a side of nothing but -inf or NaN has NaN for its numbers
             tokens.append(_token(raw, processed, forced))
     return Replay(**{name: tuple(getattr(token, name) for token in tokens) for name in _Token._fields})
-
-
-def kl_at_least(step: Step, other: Step) -> float:
-    """Nats by which the two distributions differ at the least: ids that only one side recorded count as one bucket."""
-    own = dict(zip(step.top_ids, step.top_logprobs, strict=True))
-    its = dict(zip(other.top_ids, other.top_logprobs, strict=True))
-    both = [(float(own[token]), float(its[token])) for token in own.keys() & its.keys()]
-    known = math.fsum(math.exp(mine) * (mine - theirs) for mine, theirs in both if mine > -math.inf)
-    rest = max(1 - math.fsum(math.exp(mine) for mine, _ in both), 0.0)
-    # Rounding may leave the other side nothing where it has a little; too large a rest only lowers the bound.
-    its_rest = max(1 - math.fsum(math.exp(theirs) for _, theirs in both), 0.0) + ROUNDING
-    return max(known + (rest * math.log(rest / its_rest) if rest else 0.0), 0.0)
 
 
 def _widened(baseline: Logits, own: Logits, width: int) -> Pair:

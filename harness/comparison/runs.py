@@ -10,6 +10,7 @@ from harness.comparison.provenance import environment_changes, facts_changes, pr
 from harness.divergence import Difference, first_difference
 from harness.errors import UsageError
 from harness.record import Completion, Failure, Record, Request, TargetFacts
+from harness.steps import kl_at_least
 from harness.store import Results
 
 SHOWN = 40  # characters of a prompt that has no name
@@ -168,17 +169,12 @@ def _facts(results: Results, name: str) -> TargetFacts | None:
 
 
 def _answers(results: Results, target: str) -> dict[Key, Answer]:
-    """What was freely generated; the other kinds of request are forced. Where targets were compared, calls were timed,
-    too: there only what was judged or compared."""
-    named = set()
-    if results.measured:
-        named = {request for record in results.records for request in record.requests}
-        named |= {one.request for one in results.measured.answered}
+    """What was freely generated."""
     found: dict[Key, Answer] = {}
     seen: Counter[str] = Counter()
     answers: tuple[tuple[str, Answer], ...] = (*results.completions, *results.failures)
     for name, answer in answers:
-        if name == target and answer.request.kind == "generate" and (not named or answer.request.id in named):
+        if name == target and results.is_free(answer.request):
             found[answer.request.id, seen[answer.request.id]] = answer
             seen[answer.request.id] += 1
     return found
@@ -201,8 +197,6 @@ def _pair(before: Completion, after: Completion, prompts: Names, same_vocabulary
 
 def _kl_at_least(before: Completion, after: Completion, difference: Difference | None) -> tuple[float, ...]:
     """At each token that both wrote after the same text, the first that differs included."""
-    from harness.comparison.positions import kl_at_least
-
     end = len(before.ids) if difference is None else difference.index + 1
     return tuple(kl_at_least(*steps) for steps in zip(before.steps[:end], after.steps[:end], strict=False))
 
@@ -218,9 +212,8 @@ def _unanswered(common: Iterable[tuple[Answer, Answer]], prompts: Names) -> tupl
 
 
 def _speed(results: Results, target: str, facts: TargetFacts | None) -> Speed:
-    completions = [done for name, done in results.completions if name == target]
-    # `seconds` is that of the whole batch and stands on each of its rows: each row bears its share.
-    seconds = sum(done.seconds / done.batch_size for done in completions)
+    completions = [done for name, done in results.completions if name == target and results.is_free(done.request)]
+    seconds = sum(done.own_seconds for done in completions)
     return Speed(
         tokens_per_second=sum(done.new_tokens for done in completions) / seconds if seconds else None,
         memory_bytes=max((done.memory_bytes for done in completions), default=0) or None,

@@ -14,10 +14,8 @@ from statistics import NormalDist, stdev
 
 from harness.pins.pin import Floor, Lane, Replayed
 from harness.record import Step
+from harness.steps import distance, kl_at_least, lowest, minus, recorded
 
-# What is left of 1 when recorded probabilities are taken away is off by as much as their sum is rounded, 2e-7 in
-# float32, and in a bucket of 1e-6 that alone would look like a change: no bucket is taken for smaller than this.
-ROUNDING = 1e-4
 EXACT_REPEAT = "exact repeat"  # the name of the change that is none at all
 _NORMAL = NormalDist()
 
@@ -132,11 +130,11 @@ def compare(pinned: Sequence[Step], now: Sequence[Step], ids: Sequence[int] = ()
     known: Sequence[int | None] = ids or [None] * len(now)
     triples = list(zip(pinned, now[:bad], known, strict=False))
     changes = [_changes(*triple) for triple in triples]
-    logprob = tuple(_minus(step.logprob, own.logprob) for own, step, _ in triples)
+    logprob = tuple(minus(step.logprob, own.logprob) for own, step, _ in triples)
     return Drift(
         squares=tuple(math.fsum(change * change for change in one) / (len(one) or 1) for one in changes),
-        kl=tuple(divergence(*triple) for triple in triples),
-        gap=tuple(_minus(one[0], one[1]) if len(one) > 1 else 0.0 for one in changes),
+        kl=tuple(kl_at_least(*triple) for triple in triples),
+        gap=tuple(minus(one[0], one[1]) if len(one) > 1 else 0.0 for one in changes),
         logprob=logprob,
         distance=tuple(distance(own, step) for own, step, _ in triples),
         largest=max((abs(change) for one in (*changes, logprob) for change in one), default=0.0),
@@ -151,33 +149,6 @@ def is_finite(step: Step) -> bool:
     """A log-probability may be minus infinity, for an id that the model rules out; a largest logit may not."""
     values = (step.logprob, *step.top_logprobs)
     return math.isfinite(step.max_logit) and not any(math.isnan(value) or value == math.inf for value in values)
-
-
-def divergence(pinned: Step, now: Step, token: int | None = None) -> float:
-    """KL(pinned || now), at the least: of what both recorded, what only the pin did, and one bucket for the rest."""
-    own, its = _known(pinned, token), _known(now, token)
-    both = [(math.exp(own[one]), math.exp(its[one]), _minus(own[one], its[one])) for one in own if one in its]
-    # Each term is that of a divergence that need not add up to one: none is negative, so that no rounding of large
-    # terms is left over where the two are nearly equal.
-    known = math.fsum(theirs - mine + (mine * change if mine else 0.0) for mine, theirs, change in both)
-    rest = max(1 - math.fsum(mine for mine, _, _ in both), ROUNDING)
-    its_rest = max(1 - math.fsum(theirs for _, theirs, _ in both), ROUNDING)
-    lost = [math.exp(value) for one, value in own.items() if one not in its]
-    mass = min(math.fsum(lost), rest)
-    if mass <= ROUNDING:
-        return known + _term(rest, its_rest)
-    # Of the ids that are no longer recorded as much is left as is possible, up to their old share of the rest.
-    left = max(min(len(lost) * math.exp(_last(now)), its_rest * mass / rest), ROUNDING)
-    return known + _term(mass, left) + _term(max(rest - mass, ROUNDING), max(its_rest - left, ROUNDING))
-
-
-def distance(pinned: Step, now: Step) -> float:
-    """Total variation, at the least: half of the sum of all changes of probability, what only one recorded as one."""
-    own = dict(zip(pinned.top_ids, map(math.exp, pinned.top_logprobs), strict=True))
-    its = dict(zip(now.top_ids, map(math.exp, now.top_logprobs), strict=True))
-    both = own.keys() & its.keys()
-    rest = math.fsum(its[one] - own[one] for one in both)
-    return (math.fsum(abs(own[one] - its[one]) for one in both) + abs(rest)) / 2
 
 
 def pooled(drifts: Iterable[Drift]) -> Pooled:
@@ -245,20 +216,20 @@ def fragility(steps: Iterable[Step], floor: Floor) -> float:
 
 def _changes(pinned: Step, now: Step, token: int | None = None) -> list[float]:
     """Of each log-probability that the pin recorded; the pinned token is known now wherever it stands."""
-    its, last = _known(now, token), _last(now)
+    its, last = recorded(now, token), lowest(now)
     return [
-        _minus(its.get(one, min(value, last)), value)
+        minus(its.get(one, min(value, last)), value)
         for one, value in zip(pinned.top_ids, pinned.top_logprobs, strict=True)
     ]
 
 
 def _flip(index: int, pinned: Step, now: Step) -> Flip | None:
     top, its = pinned.top_ids[0], now.top_ids[0]
-    known = dict(zip(now.top_ids, now.top_logprobs, strict=True))
+    known = recorded(now)
     # One that shares the first place now has not lost it: in 16 bits ties are frequent, and their order means nothing.
     if known.get(top) == now.top_logprobs[0]:
         return None
-    before = dict(zip(pinned.top_ids, pinned.top_logprobs, strict=True)).get(its, _last(pinned))
+    before = recorded(pinned).get(its, lowest(pinned))
     return Flip(
         index=index,
         pinned=int(top),
@@ -274,31 +245,13 @@ def _shortfall(steps: Sequence[Step], ids: Sequence[int], parted: int | None) ->
     if parted is None or parted >= len(steps) or not is_finite(steps[parted]):
         return None
     step = steps[parted]
-    known = dict(zip(step.top_ids, step.top_logprobs, strict=True))
-    return float(step.top_logprobs[0] - known.get(ids[parted], _last(step)))
+    known = recorded(step)
+    return float(step.top_logprobs[0] - known.get(ids[parted], lowest(step)))
 
 
 def _parted(ids: Sequence[int], others: Sequence[int]) -> int | None:
     """The first place at which two texts hold different tokens."""
     return next((index for index, (one, its) in enumerate(zip(ids, others, strict=False)) if one != its), None)
-
-
-def _known(step: Step, token: int | None) -> dict[int, float]:
-    chosen = {} if token is None else {token: step.logprob}
-    return chosen | dict(zip(step.top_ids, step.top_logprobs, strict=True))
-
-
-def _last(step: Step) -> float:
-    return min(step.top_logprobs)
-
-
-def _minus(one: float, other: float) -> float:
-    """Two infinities that are equal have not changed."""
-    return 0.0 if one == other else one - other
-
-
-def _term(mine: float, theirs: float) -> float:
-    return theirs - mine + mine * math.log(mine / theirs)
 
 
 def _joined(drifts: Iterable[Drift], part: Callable[[Drift], Sequence[float]]) -> list[float]:

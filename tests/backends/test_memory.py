@@ -165,14 +165,16 @@ def loaded_and_dropped(model: Model, level: str) -> tuple[TargetFacts, int, int]
 def test_a_dropped_model_gives_its_memory_back(level: str) -> None:
     model = smollm2("cpu")
     file = next(Path(resolve(model).path).glob("*.safetensors")).stat().st_size
+    embedding = 49_152 * 576 * 4
     loaded_and_dropped(model, level)  # libraries come along with the first, and stay
     after = []
     for _ in range(2):
         facts, with_it, left = loaded_and_dropped(model, level)
         assert near(with_it - facts.held_before_bytes, facts.weight_bytes, 30 * MB)
-        # While it is loaded the file is resident as well, which float32 weights are taken from as they are.
+        # While it is loaded the file is resident as well, which float32 weights are taken from as they are, and
+        # a copy of its largest tensor for as long as that is converted, if the peak is looked at just then.
         own = 0 if level == "fp32" else facts.weight_bytes
-        assert near(facts.load_peak_bytes, file + own, 80 * MB)
+        assert file + own - 80 * MB < facts.load_peak_bytes < file + own + embedding + 80 * MB
         after.append((facts.held_before_bytes, left))
     for before, left in after:
         assert left - before < 8 * MB

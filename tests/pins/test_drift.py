@@ -16,8 +16,6 @@ from harness.pins.drift import (
     Drift,
     compare,
     default_floor,
-    distance,
-    divergence,
     floor,
     fragility,
     measure,
@@ -81,44 +79,6 @@ def test_the_pinned_token_is_known_wherever_it_stands() -> None:
     assert drift.logprob == pytest.approx([-5.5])
 
 
-def test_kl_by_hand_with_one_bucket_for_the_rest() -> None:
-    kl = divergence(of_probabilities(0.5, 0.3), of_probabilities(0.4, 0.2))
-
-    assert kl == pytest.approx(0.5 * math.log(0.5 / 0.4) + 0.3 * math.log(0.3 / 0.2) + 0.2 * math.log(0.2 / 0.4))
-
-
-def test_kl_of_ids_that_are_not_recorded_any_more() -> None:
-    pinned, now = of_probabilities(0.6, 0.3, ids=(1, 2)), of_probabilities(0.5, 0.1, ids=(3, 4))
-
-    # Two ids with 0.9 then have at most 2 × 0.1 now.
-    assert divergence(pinned, now) == pytest.approx(0.9 * math.log(0.9 / 0.2) + 0.1 * math.log(0.1 / 0.8))
-
-
-def test_an_id_that_only_lost_its_place_is_no_divergence() -> None:
-    pinned, now = of_probabilities(0.5, 0.1, ids=(1, 2)), of_probabilities(0.5, 0.4, ids=(1, 3))
-
-    assert divergence(pinned, now) == pytest.approx(0.0, abs=1e-12)  # 2 may still have its 0.1
-
-
-@pytest.mark.parametrize("spread", [0.003, 0.1, 1.0, 3.0])
-def test_kl_is_close_to_that_of_whole_distributions_and_never_above(spread: float) -> None:
-    random = np.random.default_rng(1)
-    logits = random.normal(0, 4, (200, 3_000))
-    logprobs, others = log_softmax(logits), log_softmax(logits + random.normal(0, spread, logits.shape))
-    whole = (np.exp(logprobs) * (logprobs - others)).sum(-1)
-
-    found = [divergence(recorded(own, 0), recorded(its, 0), 0) for own, its in zip(logprobs, others, strict=True)]
-
-    assert all(kl <= true * (1 + 1e-6) + 1e-9 for kl, true in zip(found, whole, strict=True))
-    assert np.mean(found) > 0.5 * whole.mean()
-
-
-def test_equal_steps_have_no_divergence_to_the_last_bit() -> None:
-    logprobs = log_softmax(np.random.default_rng(2).normal(0, 4, (50, 500)))
-
-    assert {divergence(recorded(one, 3), recorded(one, 3), 3) for one in logprobs} == {0.0}
-
-
 def test_what_the_model_rules_out_on_both_sides_did_not_change() -> None:
     ruled_out = step(-0.1, -2.4, -math.inf)
 
@@ -127,12 +87,6 @@ def test_what_the_model_rules_out_on_both_sides_did_not_change() -> None:
     assert (drift.squares, drift.gap, drift.largest) == ((0.0,), (0.0,), 0.0)
     assert drift.kl == pytest.approx([0.0])
     assert drift.nonfinite is None
-
-
-def test_distance_is_total_variation() -> None:
-    # 0.1 less, 0.1 less, and 0.2 more for the rest.
-    assert distance(of_probabilities(0.5, 0.3), of_probabilities(0.4, 0.2)) == pytest.approx(0.2)
-    assert distance(of_probabilities(0.6, 0.4, ids=(1, 2)), of_probabilities(0.9, 0.1, ids=(3, 4))) <= 1.0
 
 
 def test_a_flip_has_the_margin_of_the_pin() -> None:
@@ -269,18 +223,3 @@ def test_fragility_is_the_number_of_flips_to_expect() -> None:
     assert fragility([step(-1.0, -1.0)], Floor(0.1, 0.001, 0.2)) == NormalDist().cdf(0)
     assert fragility(steps, Floor(0.0, 0.0, 0.0)) == 0.0
     assert fragility([step(-0.1)], Floor(0.1, 0.001, 0.2)) == 0.0
-
-
-def test_what_is_left_of_one_is_not_taken_for_a_change() -> None:
-    """One in a million is outside the recorded ids, and everything recorded is off by what float32 rounds."""
-    from array import array
-
-    from harness.pins.drift import divergence
-    from harness.record import Step
-
-    shares = [0.6, 0.3, 0.1 - 1.6e-6]
-    then, now = (
-        Step(math.log(0.6), array("i", [1, 2, 3]), array("d", [math.log(share) + shift for share in shares]), 20.0)
-        for shift in (0.0, 2e-7)
-    )
-    assert divergence(then, now, 1) < 1e-11  # at most the square of the shift, and not the square over 1.6e-6
