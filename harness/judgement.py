@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-from harness.errors import NotSupported
+from harness.errors import CannotRun, NotSupported
 from harness.expectations import Expectation, OverSet
 from harness.plan import Case, Check
 from harness.record import Completion, Failure, Record, Status, Verdict
@@ -26,7 +26,9 @@ def reach(judge: Callable[[Sequence[Completion]], Verdict], answers: Sequence[An
 
 
 def broken(error: Exception) -> Verdict:
-    """An expectation that breaks is that check's error, not the run's end."""
+    """What cannot be judged, and an expectation that breaks, are that check's error and not the run's end."""
+    if isinstance(error, CannotRun):
+        return Verdict("error", str(error), {"kind": error.kind})
     return Verdict("error", f"the expectation itself failed: {type(error).__name__}: {error}")
 
 

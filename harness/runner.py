@@ -18,7 +18,7 @@ from harness.answers import Answers, Observer, Setting
 from harness.backends import Backend
 from harness.divergence import agree
 from harness.environment import describe
-from harness.errors import CannotRun, HarnessError, LevelUnavailable
+from harness.errors import CannotRun, LevelUnavailable
 from harness.expectations import Expectation, OverSet
 from harness.expectations.pinned import Remembers
 from harness.judgement import Answer, Judgement, broken, caused, each, rate, reach, reach_set, record
@@ -120,7 +120,7 @@ class Runner:
             yield record(check, "", Verdict("skipped", str(error)))
             return
         except CannotRun as error:
-            yield record(check, "", Verdict("error", str(error), {"kind": error.kind}))
+            yield record(check, "", broken(error))
             return
         device = backend.facts.device.split(":")[0]
         if check.devices and device not in check.devices:
@@ -152,8 +152,6 @@ class Runner:
                 verdict = self._explained(check, expectation, verdict, answers)
             if verdict.status == "failed" and self._repros:
                 verdict = self._reproduced(check, expectation, f"{check.name}-{name}", verdict, answers)
-        except HarnessError:
-            raise
         except Exception as error:
             verdict = broken(error)
         return verdict, answers
@@ -178,14 +176,18 @@ class Runner:
 
     def _judge_set(self, check: Check) -> dict[str, Judgement]:
         """Each expectation once, over all prompts."""
-        judged = {}
-        for name, first in check.cases[0].expectations.items():
-            reason = self._not_for(check, first)
-            parts = [] if reason else [self._asked(check, case, name) for case in check.cases]
-            answers = [answer for _, given in parts for answer in given]
-            verdict = Verdict("skipped", reason) if reason else reach_set(cast(OverSet, parts[0][0]), parts)
-            judged[name] = (verdict, answers)
-        return judged
+        return {name: self._judge_all(check, name, first) for name, first in check.cases[0].expectations.items()}
+
+    def _judge_all(self, check: Check, name: str, first: Expectation) -> Judgement:
+        reason = self._not_for(check, first)
+        if reason:
+            return Verdict("skipped", reason), []
+        try:
+            parts = [self._asked(check, case, name) for case in check.cases]
+        except Exception as error:
+            return broken(error), []
+        answers = [answer for _, given in parts for answer in given]
+        return reach_set(cast(OverSet, parts[0][0]), parts), answers
 
     def _not_for(self, check: Check, expectation: Expectation) -> str:
         traits = self.answers.backend(Setting.of_check(check)).facts.traits

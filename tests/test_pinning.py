@@ -144,6 +144,8 @@ def test_ci_never_records(folder: Path, capsys: pytest.CaptureFixture[str], monk
 def test_a_damaged_file_is_an_error_that_names_it(
     folder: Path, capsys: pytest.CaptureFixture[str], damage, said
 ) -> None:
+    with (folder / "demo.yaml").open("a") as suite:
+        suite.write("  - {name: answers, prompts: [capital], expect: {contains: Paris}}\n")
     main(["pin", "demo.yaml"])
     file = pins(folder)
     file.write_text(damage(file.read_text()))
@@ -152,6 +154,8 @@ def test_a_damaged_file_is_an_error_that_names_it(
     shown = capsys.readouterr()
     assert file.name in shown.out + shown.err
     assert said in shown.out + shown.err
+    # Two prompts and both together; the rest is judged all the same.
+    assert "1 of 4 checks passed, 3 errors" in shown.out
 
 
 def test_pytest_records_and_holds(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -58,7 +58,7 @@ class Book:
     pending: bool = False  # what is recorded is put beside the pins, to be reviewed
     _files: dict[str, PinFile | None] = field(default_factory=dict)  # by path
     _recorded: dict[str, PinFile] = field(default_factory=dict)  # by path
-    asked: dict[str, list[Asked]] = field(default_factory=dict)  # by path: what was recorded
+    asked: dict[str, dict[str, Asked]] = field(default_factory=dict)  # by path and pin: what was recorded
     _expected: dict[str, set[str]] = field(default_factory=dict)  # by path: what the suite pins
     _environment: Mapping[str, str] = field(default_factory=dict)
 
@@ -92,9 +92,11 @@ class Book:
         configs[check.test.generation] = steady(done.generation_config)
         header = header_of(check, memory, configs)
         pins = dict(before.pins) if before else {}
+        if pin.name in pins and not pin.processed:  # another test pins its distributions
+            pin = replace(pin, processed=pins[pin.name].processed)
         self._recorded[path] = PinFile(path, header, pins | {pin.name: pin})
         asked = Asked(Setting.of_check(check), done.request, pin, memory.facts.attention)
-        self.asked.setdefault(path, []).append(asked)
+        self.asked.setdefault(path, {})[pin.name] = asked
 
     def is_calibrated(self, path: str) -> bool:
         """Whether the floor of a file was measured."""

@@ -19,7 +19,8 @@ def save(book: Book, answers: Answers, *, calibrate: bool = False) -> list[str]:
     """Write what was recorded, with the floor of its lane; a line for each file, and for what nothing asks for."""
     floors: dict[str, Floor] = {}
     lines = []
-    for path, asked in book.asked.items():
+    for path, by_name in book.asked.items():
+        asked = tuple(by_name.values())
         if calibrate or not book.is_calibrated(path):
             answers.observer.says(f"measuring how much {asked[0].setting.target.name} moves by itself")
             try:

@@ -12,6 +12,7 @@ import pytest
 from harness.answers import Kept
 from harness.errors import UsageError
 from harness.load import load
+from harness.pins import files
 from harness.pins.book import Book, mode_of
 from harness.pins.recording import save
 from harness.plan import plan
@@ -89,6 +90,22 @@ def test_recording_again_changes_no_byte(suite: Any, tmp_path: Path) -> None:
     before = pin_file(tmp_path).read_bytes()
     judged(file, "update")
     assert pin_file(tmp_path).read_bytes() == before
+
+
+def test_a_prompt_that_two_tests_pin_is_recorded_once_with_all_that_either_needs(suite: Any, tmp_path: Path) -> None:
+    file = suite("distribution", "{do_sample: false, repetition_penalty: 1.3, max_new_tokens: 12}")
+    with file.open("a") as written:
+        written.write("\n  - {name: tokens-too, prompts: [two], expect: {pinned: tokens}}\n")
+    runner = Runner(plan([load(file)]).checks, pins=Book("update"))
+    try:
+        list(runner.run())
+        (asked,) = runner.pins.asked.values()
+        save(runner.pins, runner.answers)
+    finally:
+        runner.close()
+
+    assert len(asked) == 3  # the floor is measured on as many, and not on each of them twice
+    assert all(pin.processed for pin in files.read(str(pin_file(tmp_path))).pins.values())
 
 
 def test_new_pins_leave_the_others_as_they_are(suite: Any, tmp_path: Path) -> None:
