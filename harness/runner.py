@@ -100,7 +100,7 @@ class Runner:
             failures=tuple((name, answer) for name, answer in given if isinstance(answer, Failure)),
             facts=self.answers.facts,
             counts=self.answers.counts,
-            suites=tuple({"name": name, "file": file, "sha256": _digest(file)} for name, file in suites),
+            suites=tuple(provenance(name, file) for name, file in suites),
             targets=self.answers.targets,
             started=self._started.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self._began,
@@ -235,12 +235,13 @@ class Runner:
         return self.answers.of(Setting.of_check(check), requests)
 
 
-def _digest(file: str) -> str:
-    """The suite as it was read is part of a run's provenance; one that has gone since has no digest."""
+def provenance(name: str, file: str) -> dict[str, str]:
+    """Which suite it was, as it was read; one that has gone since has no digest."""
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
     except OSError:
-        return ""
+        digest = ""
+    return {"name": name, "file": file, "sha256": digest}
 
 
 def _further(expectation: Expectation, answers: Sequence[Answer]) -> list[Request]:

@@ -9,13 +9,12 @@ from pathlib import Path
 from harness.answers import Observer
 from harness.comparison.measuring import Measurer, Timed, in_order
 from harness.errors import UsageError
-from harness.load import load_all
+from harness.load import Loaded, load_all
 from harness.plan import Check, plan
 from harness.record import Target
-from harness.runner import Runner
+from harness.runner import Runner, provenance
 from harness.selection import select
 from harness.store import Results
-from harness.suite import Suite
 
 
 def prepare(  # noqa: PLR0913  an option of the comparison each
@@ -35,10 +34,9 @@ def prepare(  # noqa: PLR0913  an option of the comparison each
     if len(loaded) != 1:
         names = ", ".join(one.file for one in loaded)
         raise UsageError(f"one suite is compared at a time, and there are {len(loaded)}: {names}", "Name one of them.")
-    suite = loaded[0].suite
-    chosen = in_order(suite, targets, baseline)
+    chosen = in_order(loaded[0].suite, targets, baseline)
     judged = select(plan(loaded).checks, keyword=keyword, mark=mark) if checks else ()
-    return Comparison(suite, chosen, judged, observer, limit=limit, speed=speed)
+    return Comparison(loaded[0], chosen, judged, observer, limit=limit, speed=speed)
 
 
 class Comparison:
@@ -46,7 +44,7 @@ class Comparison:
 
     def __init__(
         self,
-        suite: Suite,
+        loaded: Loaded,
         targets: Sequence[Target],  # the baseline first
         checks: Sequence[Check],
         observer: Observer | None = None,
@@ -54,10 +52,10 @@ class Comparison:
         limit: int | None = None,
         speed: Timed = True,
     ) -> None:
-        self._suite = suite
+        self._loaded = loaded
         self._targets = targets
         self._runner = Runner([check for check in checks if check.target in targets], observer)
-        self._measurer = Measurer(suite, self._runner.answers, targets[0], limit, speed)
+        self._measurer = Measurer(loaded.suite, self._runner.answers, targets[0], limit, speed)
 
     def run(self) -> None:
         """Target by target; each is closed before the next is loaded."""
@@ -73,5 +71,10 @@ class Comparison:
 
     def results(self, command: str = "") -> Results:
         """Everything that came of it, until now."""
-        budget = self._suite.budget.model_dump(exclude_none=True) if self._suite.budget else None
-        return replace(self._runner.results(command), measured=self._measurer.measured, budget=budget)
+        suite = self._loaded.suite
+        return replace(
+            self._runner.results(command),
+            suites=(provenance(suite.suite, self._loaded.file),),  # also where none of its checks was judged
+            measured=self._measurer.measured,
+            budget=suite.budget.model_dump(exclude_none=True) if suite.budget else None,
+        )

@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -76,6 +77,7 @@ class Measurer:
     _baseline_facts: TargetFacts | None = None
 
     def __post_init__(self) -> None:
+        self._paragraphs = dict(_paragraphs(self.suite))  # now: a file that cannot be read is not to cost hours
         beside = Setting.of(self.suite, self.baseline) if self.speed == "side by side" else None
         self._timer = Timer(self.suite, self.answers, [text for _, text in self._prompts], beside)
         if beside:
@@ -103,7 +105,7 @@ class Measurer:
     @property
     def measured(self) -> Measured:
         return Measured(
-            baseline=self._candidate(self.baseline, self.suite.compare.generation[0]).name,
+            baseline=self._first.name,
             candidates=tuple(self._candidates),
             answered=tuple(self._answered),
             passages=tuple(self._passages),
@@ -122,6 +124,11 @@ class Measurer:
         return Candidate(target.name if first else f"{target.name}/{generation}", target.name, generation)
 
     @property
+    def _first(self) -> Candidate:
+        """The baseline with its own config: what everything is compared with."""
+        return self._candidate(self.baseline, self.suite.compare.generation[0])
+
+    @cached_property
     def _prompts(self) -> list[tuple[str, Text]]:
         names = self.suite.compare.prompts or tuple(self.suite.prompts)
         made = [(name, text) for one in names for name, text, _ in prompts(one, self.suite.prompts[one])]
@@ -145,7 +152,7 @@ class Measurer:
         replays = self.answers.of(setting, list(led.values())) if comparable else []
         found = dict(zip(led, replays, strict=False))
         for (name, _), request, answer in zip(self._prompts, free, answers, strict=True):
-            if candidate.name == self.measured.baseline and name in self._paths:
+            if candidate == self._first and name in self._paths:
                 self._paths[name].distributions = _distributions(found.get(name))
             replay, why_not = self._compared(name, found.get(name), comparable)
             if not isinstance(answer, Completion):
@@ -205,23 +212,16 @@ class Measurer:
     # --- texts ------------------------------------------------------------------------------------------------------
 
     def _read(self, setting: Setting) -> Iterator[Passage]:
-        paragraphs = dict(self._paragraphs())
         requests = [
             Request(Text(text=text), Generation(max_new_tokens=1), "alone", kind="likelihood")
-            for text in paragraphs.values()
+            for text in self._paragraphs.values()
         ]
-        for (name, text), answer in zip(paragraphs.items(), self.answers.of(setting, requests), strict=True):
+        for (name, text), answer in zip(self._paragraphs.items(), self.answers.of(setting, requests), strict=True):
             if isinstance(answer, Completion):
                 nats = -sum(step.logprob for step in answer.steps)
                 yield Passage(setting.target.name, name, nats, len(answer.ids), len(text.encode()))
             else:
                 self._notes[f"{setting.target.name}: text {name} could not be read: {answer.message}"] = None
-
-    def _paragraphs(self) -> Iterator[tuple[str, str]]:
-        for name, reading in self.suite.compare.texts.items():
-            text = reading.text if reading.text is not None else _file(Path(reading.file or ""))
-            parts = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
-            yield from ((f"{name}-{number}", part) for number, part in enumerate(parts, start=1))
 
 
 def _distributions(answer: Answer | None) -> Distributions | None:
@@ -241,6 +241,15 @@ def _refuse_without_room(wanted: int) -> None:
             f"whole distributions take {wanted / 1e9:.1f} GB in {folder}, where {free / 1e9:.1f} GB are free",
             "Compare fewer prompts with --limit, lower max_new_tokens, or point TMPDIR to a disk with room.",
         )
+
+
+def _paragraphs(suite: Suite) -> Iterator[tuple[str, str]]:
+    for name, reading in suite.compare.texts.items():
+        text = reading.text if reading.text is not None else _file(Path(reading.file or ""))
+        parts = [part.strip("\n") for part in text.split("\n\n") if part.strip()]
+        if not parts:
+            raise UsageError(f"{reading.file or f'compare.texts.{name}'} holds no text", "Write some, or leave it out.")
+        yield from ((f"{name}-{number}", part) for number, part in enumerate(parts, start=1))
 
 
 def _file(path: Path) -> str:

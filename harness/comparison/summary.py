@@ -321,6 +321,7 @@ STATISTICS: Mapping[str, Statistic] = {
     "checks": Statistic("checks passed", _checks, "high", absolute=True),
     "weights_mb": _size("weights, MB", lambda timing: timing.weight_bytes),
     "peak_mb": _size("peak memory, MB", lambda timing: timing.peak_bytes),
+    "kept_mb": _size("kept once closed, MB", lambda timing: timing.kept_bytes),
     "load_peak_mb": _size("peak, loading, MB", lambda timing: timing.load_peak_bytes),
     "load_seconds": Statistic("loading, s", _once(lambda timing: timing.load_seconds), "low", absolute=True),
     "first_token_ms": Statistic("first token, ms", _repeated(_first_token), "low", absolute=True),

@@ -72,10 +72,11 @@ class Timer:
         generation = self._suite.generation_named(self._suite.compare.generation[0])
         tokens = request.generation.max_new_tokens or 1
         theirs = request.replace(generation=_of_length(generation, tokens))
+        turns = self._beside if (self._beside, theirs) != (setting, request) else None  # not with itself
         own, beside = [], []
         for _ in range(self._suite.compare.speed.repeats + 1):
-            if self._beside:
-                beside.append(self._once(self._beside, theirs))
+            if turns:
+                beside.append(self._once(turns, theirs))
             own.append(self._once(setting, request))
         done, besides = ([one for one in side[1:] if isinstance(one, Completion)] for side in (own, beside))
         if None in (*own, *beside):

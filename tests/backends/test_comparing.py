@@ -166,6 +166,7 @@ def test_memory_and_speed_are_measured_for_each_target(write: Write) -> None:
     assert frame.loc["tiny-bf16", "weights_mb"] == pytest.approx(2 * parameters / 1e6, rel=0.05)
     assert (frame[["first_token_ms", "tokens_per_second", "batch_tokens_per_second", "load_seconds"]] > 0).all().all()
     assert frame.loc["tiny-fp32", "speedup"] == 1
+    assert abs(frame["kept_mb"].fillna(0)).max() < 50
     first, second = run.results.measured.timings
     assert [len(part) for part in (first.first_token, first.single, first.batch, first.yardstick)] == [2, 2, 2, 2]
     # What was measured is what the results hold: new tokens over seconds of the whole batch.
@@ -191,6 +192,8 @@ def test_side_by_side_the_baseline_is_timed_in_turns_and_stays(write: Write, mon
     assert [len(part) for part in (own.single, own.beside_single, own.batch, own.beside_batch)] == [2] * 4
     assert order[-8:-2] == ["tiny-fp32", "tiny-bf16"] * 3  # a warm-up and two repeats of the batch
     assert sorted(order[-2:]) == ["close tiny-bf16", "close tiny-fp32"]
+    assert run.results.measured.timings[0].beside_batch == ()  # the baseline is not timed in turns with itself
+    assert run.compare().loc["tiny-fp32", "speedup"] == 1
     ratios = [mine / theirs for mine, theirs in zip(own.batch, own.beside_batch, strict=True)]
     assert run.compare().loc["tiny-bf16", "speedup"] == pytest.approx(sum(ratios) / 2)
 
@@ -281,6 +284,18 @@ def test_unknown_names_are_told_with_those_there_are(write: Write, options: dict
     with pytest.raises(UsageError, match=said) as error:
         prepare([write(LEVELS)], **options)
     assert "tiny-fp32, tiny-bf16" in error.value.remedy
+
+
+@pytest.mark.parametrize("bad", [b"", b"\n \n\n", b"\xff\xfe\x00"])
+def test_texts_are_looked_at_before_anything_is_loaded(write: Write, tmp_path: Path, bad: bytes) -> None:
+    (tmp_path / "text.txt").write_bytes(bad)
+    with pytest.raises(UsageError, match="text"):
+        prepare([write(LEVELS + "compare: {texts: {words: {file: text.txt}}}\n")])
+
+
+def test_the_suite_is_told_where_no_check_was_judged(write: Write) -> None:
+    (told,) = harness.compare(write(LEVELS), checks=False, speed=False, limit=1).results.suites
+    assert (told["name"], len(told["sha256"])) == ("s", 64)
 
 
 def test_one_suite_at_a_time(write: Write, tmp_path: Path) -> None:
