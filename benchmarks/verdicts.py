@@ -30,7 +30,7 @@ from harness.pins.book import Asked, environment, pin_of
 from harness.pins.judging import judge_prompt, judge_set
 from harness.pins.ladder import Judgement, Level, Limits
 from harness.pins.packing import pack, places_of, unpack
-from harness.pins.pin import ANY_ROWS, Header, Lane, Memory, Replayed, steady
+from harness.pins.pin import ANY_ROWS, Header, Lane, Memory, Replayed, header_now
 from harness.pins.recording import measure
 from harness.plan import prompts
 from harness.record import Batch, Completion, Failure, Request, Target, Text
@@ -275,20 +275,9 @@ def recorded(backend: Backend, target: Target, requests: Sequence[Request]) -> P
         for number, one in enumerate(done)
     ]
     floor, unsteady = measure(Answers(load=lambda *_, **__: Kept(backend)), asked)
-    header = Header(
-        suite="verdicts",
-        target=target.name,
-        lane=Lane(facts.device.split(":")[0], facts.dtype, "none", facts.attention, rows),
-        weights=facts.weights_digest,
-        tokenizer=facts.tokenizer_digest,
-        template=facts.template_digest,
-        pad_token_id=facts.pad_token_id,
-        eos_token_ids=facts.eos_token_ids,
-        padding_side=facts.padding_side,
-        generations={"greedy": steady(done[0].generation_config)},
-        environment=environment(),
-        floor=floor,
-    )
+    lane = Lane(facts.device.split(":")[0], facts.dtype, "none", facts.attention, rows)
+    memory = Memory("", "", lane, facts, environment())
+    header = header_now(memory, "verdicts", target.name, {"greedy": done[0].generation_config}, floor)
     print(f"\n{header.lane.name}: {len(done)} prompts, {sum(len(one.ids) for one in done)} tokens; floor of ", end="")
     print(f"{', '.join(floor.measured)}: RMS {floor.rms:.3g}, KL {floor.kl:.3g}, gap {floor.gap:.3g}. {unsteady}")
     return Pinned(header, tuple(requests), tuple(done))

@@ -16,9 +16,9 @@ from pydantic import ValidationError
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from harness.errors import Problem, SuiteError, UsageError
+from harness.problems import explain
 from harness.references import check
 from harness.suite import Reading, Suite
-from harness.wording import explain
 from harness.yaml_source import MAP, STR, read
 from harness.yaml_tree import Pair, Refused, Tree
 from harness.yaml_tree import Path as Place

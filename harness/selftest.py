@@ -42,6 +42,7 @@ class SelfTest:
     faults: tuple[str, ...]
     not_planted: Mapping[str, str]  # fault: why it could not be planted in this model
     teeth: tuple[Tooth, ...]
+    quick: bool = False  # each expectation was tried only until it had caught one
 
     @property
     def toothless(self) -> tuple[Tooth, ...]:
@@ -88,7 +89,7 @@ def selftest(
         Tooth(*place, healthy=_together(statuses.values()), caught=tuple(caught.get(place, ())))
         for place, statuses in healthy.items()
     )
-    return SelfTest(target.name, tuple(name for name in names if name not in not_planted), not_planted, teeth)
+    return SelfTest(target.name, tuple(name for name in names if name not in not_planted), not_planted, teeth, quick)
 
 
 def chosen(checks: Sequence[Check]) -> list[tuple[Check, ...]]:

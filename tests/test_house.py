@@ -17,6 +17,7 @@ PACKAGE = ROOT / "harness"
 # submodule has a place of its own. This is the one list: where the code teaches otherwise, it is changed here.
 ORDER = [
     "errors",
+    "wording",
     "inputs",
     "record",
     "rendering",
@@ -33,7 +34,7 @@ ORDER = [
     "suite",
     "yaml_source",
     "yaml_tree",
-    "wording",
+    "problems",
     "backends.quantizations",
     "references",
     "load",

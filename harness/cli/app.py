@@ -101,10 +101,6 @@ def console() -> Console:
     return Console(highlight=False)
 
 
-def counted(count: int, noun: str) -> str:
-    return f"{count} {noun}{'' if count == 1 else 's'}"
-
-
 def print_or_write(text: str, write: Path | None) -> None:
     if write is None:
         print(text)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import Suites, app, console, counted, print_or_write
+from harness.cli.app import Suites, app, console, print_or_write
 from harness.errors import UsageError
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.inputs import Model

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from harness.cli.app import INTERRUPTED, Keyword, Mark, Targets, app, console, counted, selected
+from harness.cli.app import INTERRUPTED, Keyword, Mark, Targets, app, console, selected
 from harness.errors import UsageError
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.plan import Check

@@ -24,9 +24,10 @@ from harness.expectations.arguments import (
 from harness.expectations.content import quote
 from harness.expectations.hazards import Problem
 from harness.expectations.shorthand import Written
-from harness.expectations.stopping import counted, end_ids
+from harness.expectations.stopping import end_ids
 from harness.inputs import Generation
 from harness.record import Completion, Kind, Rendering, Request, Verdict
+from harness.wording import counted
 
 Argument = Annotated[StrictStr, AfterValidator(known), WithJsonSchema({"enum": sorted(ARGUMENTS)})]
 

@@ -12,9 +12,9 @@ from itertools import takewhile
 from typing import Literal
 
 from harness.expectations.content import quote
-from harness.expectations.stopping import counted
 from harness.record import Rendering
 from harness.rendering import PUNCTUATION, before, shared
+from harness.wording import counted
 
 CONTEXT = 12  # characters shown before a difference
 EXCERPT = 40

@@ -10,9 +10,9 @@ from pydantic import Field, StrictBool, StrictInt
 
 from harness.divergence import Difference, agree, draw, first_difference
 from harness.expectations.shorthand import Suspect, Written
-from harness.expectations.stopping import counted
 from harness.expectations.suspects import suspects
 from harness.record import Batch, Completion, Request, Text, Verdict
+from harness.wording import counted
 
 # Neighbours for a test that has too few prompts of its own. Of very unequal length, so that a batch is ragged
 # whatever the prompt; the longest comes first because even a batch of two must pad the prompt in question.

@@ -13,8 +13,9 @@ from pydantic import Field, StrictInt
 from harness.expectations.content import quote
 from harness.expectations.invariance import PaddingInvariant
 from harness.expectations.shorthand import Written
-from harness.expectations.stopping import counted, end_ids
+from harness.expectations.stopping import end_ids
 from harness.record import Completion, Request, Verdict
+from harness.wording import counted
 
 # What NaN weights answer for ever. So few are enough where the output holds nothing else.
 ZERO_RUN = 4

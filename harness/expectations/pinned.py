@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self, runtime_che
 
 from pydantic import Field
 
-from harness.expectations.shorthand import Suspect, Written
+from harness.expectations.shorthand import Simple, Written
 from harness.pins.ladder import Limits
 from harness.record import Completion, Request, Status, Verdict
 
@@ -47,21 +47,13 @@ class Pinned(Written):
 
 
 @dataclass(frozen=True)
-class OfPrompt:
+class OfPrompt(Simple):
     """One prompt against its pin."""
 
     spec: Pinned
     memory: Memory | None = None
 
     catches: ClassVar[tuple[str, ...]] = ("D1", "K4", "C10", "T6", "N2")
-    not_for: ClassVar[Mapping[str, str]] = {}
-
-    @property
-    def over_set(self) -> bool:
-        return False
-
-    def located(self, folder: str) -> Self:
-        return self
 
     def remembering(self, memory: Memory) -> Self:
         return replace(self, memory=memory)
@@ -106,9 +98,6 @@ class OfPrompt:
         free, led = completions[0], completions[-1]
         steps = led.steps if led.request.kind == "replay" or led.ids == self.memory.pin.ids else ()
         return Replayed(self.memory.pin, free, steps, self.memory.facts, led.processed_steps)
-
-    def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
-        return ()
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,9 @@ from harness.expectations.hazards import (
     tight,
 )
 from harness.expectations.shorthand import Written
-from harness.expectations.stopping import counted
 from harness.record import Completion, Rendering, Request, Verdict
 from harness.rendering import after, before, pieces, shared
+from harness.wording import counted
 
 SHORTEST_MARKUP = 4  # characters; less is found in any text
 

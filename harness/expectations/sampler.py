@@ -11,9 +11,9 @@ from pydantic import Field, StrictInt
 from harness.divergence import FLOAT32_MARGIN, ULPS, ulp
 from harness.expectations.content import quote
 from harness.expectations.shorthand import Written
-from harness.expectations.stopping import counted
 from harness.inputs import Number
 from harness.record import Batch, Completion, Distributions, Request, Verdict
+from harness.wording import counted
 
 if TYPE_CHECKING:
     from harness.sampler import Drawn, Findings

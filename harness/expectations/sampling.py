@@ -12,8 +12,8 @@ from harness.divergence import draw, first_difference
 from harness.expectations.content import quote
 from harness.expectations.invariance import PaddingInvariant
 from harness.expectations.shorthand import Written
-from harness.expectations.stopping import counted
 from harness.record import Batch, Completion, Request, Returned, Verdict
+from harness.wording import counted
 
 SEEDS = 3  # how many are compared, the generation's own among them
 NARROWING = ("temperature", "top_k", "top_p", "min_p")  # what makes sampling choose among few tokens

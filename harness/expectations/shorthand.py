@@ -31,13 +31,9 @@ class Suspect:
     other: Request
 
 
-class Written(Frozen):
-    """An expectation as it may be written: `name: true`, `name: value` or `name: {field: value}`."""
+class Simple:
+    """What most expectations do not need to say."""
 
-    # The field that a bare value goes to; "" where only `true` makes sense.
-    value_field: ClassVar[str] = ""
-    # What else than a mapping may be written where there is no such field, as JSON Schema.
-    bare: ClassVar[Mapping[str, Any]] = {"const": True}
     # Rows of docs/behaviours.md that it catches.
     catches: ClassVar[tuple[str, ...]] = ()
     # Traits of a model that it does not apply to, each with the reason: it is skipped there.
@@ -59,6 +55,15 @@ class Written(Frozen):
     def suspects(self, completions: Sequence[Completion]) -> Sequence[Suspect]:
         """What may be the cause of a failed verdict: tried in this order, the first that holds is named."""
         return ()
+
+
+class Written(Simple, Frozen):
+    """An expectation as it may be written: `name: true`, `name: value` or `name: {field: value}`."""
+
+    # The field that a bare value goes to; "" where only `true` makes sense.
+    value_field: ClassVar[str] = ""
+    # What else than a mapping may be written where there is no such field, as JSON Schema.
+    bare: ClassVar[Mapping[str, Any]] = {"const": True}
 
     @classmethod
     def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:

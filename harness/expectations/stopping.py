@@ -11,6 +11,7 @@ from harness.expectations.content import quote
 from harness.expectations.shorthand import Written
 from harness.inputs import Number
 from harness.record import Completion, Request, Verdict
+from harness.wording import counted
 
 ENDED = {"eos": "EOS", "stop": "a stop string", "length": "the limit"}
 PROMPT_SHOWN = 60  # characters of a prompt in a list of prompts
@@ -30,10 +31,6 @@ class StopsAtEos(Written):
         if completion.finish == "eos":
             return Verdict("passed", f"stopped at EOS after {counted(completion.new_tokens)}", numbers)
         return Verdict("failed", _why_not_eos(completion), numbers, (*_output(completion), *_how_to_end(completion)))
-
-
-def counted(number: int, word: str = "token") -> str:
-    return f"{number} {word}{'' if number == 1 else 's'}"
 
 
 def end_ids(completion: Completion) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from harness.errors import UsageError
 from harness.pins import files
 from harness.pins.diagnosis import digest_of
 from harness.pins.drift import default_floor, fragility
-from harness.pins.pin import ANY_ROWS, Floor, Header, Lane, Memory, Pin, PinFile, steady
+from harness.pins.pin import ANY_ROWS, Floor, Lane, Memory, Pin, PinFile, header_now
 from harness.pins.review import propose
 from harness.plan import Case, Check, prompts
 from harness.record import Completion, Request, Step, TargetFacts
@@ -89,8 +89,9 @@ class Book:
         path = files.path_of(check.suite_file, check.suite.suite, check.target.name, memory.lane)
         before = self._recorded.get(path)
         configs = dict(before.header.generations) if before else {}
-        configs[check.test.generation] = steady(done.generation_config)
-        header = header_of(check, memory, configs)
+        configs[check.test.generation] = done.generation_config
+        floor = default_floor(memory.lane, memory.lane)
+        header = header_now(memory, check.suite.suite, check.target.name, configs, floor)
         pins = dict(before.pins) if before else {}
         if pin.name in pins and not pin.processed:  # another test pins its distributions
             pin = replace(pin, processed=pins[pin.name].processed)
@@ -184,24 +185,6 @@ def lane_of(check: Check, facts: TargetFacts) -> Lane:
         quantization=check.target.quantization,
         attention=facts.attention,
         rows=ANY_ROWS if exact else str(check.suite.batch_size or 1),
-    )
-
-
-def header_of(check: Check, memory: Memory, generations: Mapping[str, Mapping[str, Any]]) -> Header:
-    facts = memory.facts
-    return Header(
-        suite=check.suite.suite,
-        target=check.target.name,
-        lane=memory.lane,
-        weights=facts.weights_digest,
-        tokenizer=facts.tokenizer_digest,
-        template=facts.template_digest,
-        pad_token_id=facts.pad_token_id,
-        eos_token_ids=facts.eos_token_ids,
-        padding_side=facts.padding_side,
-        generations=generations,
-        environment=memory.environment,
-        floor=default_floor(memory.lane, memory.lane),
     )
 
 

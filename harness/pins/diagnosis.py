@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
@@ -24,7 +24,7 @@ from harness.pins.ladder import (
     padded_only,
     raw_is_noise,
 )
-from harness.pins.pin import Header, Memory, Replayed
+from harness.pins.pin import Header, Memory, Replayed, header_now
 
 RENDERED, IDS, PADDING, CONFIG = "rendered prompt", "prompt ids", "padding", "generation config"
 WEIGHTS, ENVIRONMENT = "weights", "environment"
@@ -115,19 +115,8 @@ def digest_of(text: str) -> str:
 
 def present(memory: Memory, pinned: Header, replayed: Sequence[Replayed]) -> Header:
     """The header as it would be written now."""
-    facts = memory.facts
-    return replace(
-        pinned,
-        lane=memory.lane,
-        weights=facts.weights_digest,
-        tokenizer=facts.tokenizer_digest,
-        template=facts.template_digest,
-        pad_token_id=facts.pad_token_id,
-        eos_token_ids=facts.eos_token_ids,
-        padding_side=facts.padding_side,
-        generations={one.pin.generation: one.now.generation_config for one in replayed},
-        environment=memory.environment,
-    )
+    generations = {one.pin.generation: one.now.generation_config for one in replayed}
+    return header_now(memory, pinned.suite, pinned.target, generations, pinned.floor)
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:

@@ -10,7 +10,7 @@ from harness.pins.diagnosis import Evidence, diagnose, message, present, summary
 from harness.pins.drift import Drift, measure
 from harness.pins.ladder import Judgement, Limits, Ruler, is_exact, judge, judge_one
 from harness.pins.packing import storage_rounding
-from harness.pins.pin import Memory, Replayed, steady
+from harness.pins.pin import Memory, Replayed
 
 Level = Literal["tokens", "distribution"]
 
@@ -66,12 +66,11 @@ def _told(
     if judgement.is_quiet:
         return (f"{judgement.level}: {judgement.rule}",)
     assert memory.header is not None
-    now = present(memory, memory.header, replayed)
     evidence = Evidence(
         check=memory.check,
         suite_file=memory.check.split("::", maxsplit=1)[0],
         pinned=memory.header,
-        now=replace(now, generations={name: steady(config) for name, config in now.generations.items()}),
+        now=present(memory, memory.header, replayed),
         replayed=tuple(replayed),
         drifts=tuple(drifts),
         ruler=_ruler(memory, level, limits),

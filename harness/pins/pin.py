@@ -117,6 +117,27 @@ class Memory:
     details: tuple[str, ...] = ()
 
 
+def header_now(
+    memory: Memory, suite: str, target: str, generations: Mapping[str, Mapping[str, Any]], floor: Floor
+) -> Header:
+    """The header as it would be written now."""
+    facts = memory.facts
+    return Header(
+        suite=suite,
+        target=target,
+        lane=memory.lane,
+        weights=facts.weights_digest,
+        tokenizer=facts.tokenizer_digest,
+        template=facts.template_digest,
+        pad_token_id=facts.pad_token_id,
+        eos_token_ids=facts.eos_token_ids,
+        padding_side=facts.padding_side,
+        generations={name: steady(config) for name, config in generations.items()},
+        environment=memory.environment,
+        floor=floor,
+    )
+
+
 def steady(config: Mapping[str, Any]) -> dict[str, Any]:
     """An effective generation config without what is worked out from the prompt's length, and says nothing."""
     return {name: value for name, value in config.items() if name != "max_length"}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from harness.record import Record
 from harness.store import Results, outcome_by_check
+from harness.wording import counted
 
 # In the order in which a reader wants to see them.
 SYMBOLS = {"failed": "✗", "error": "!", "xpassed": "X", "xfailed": "x", "passed": "✓", "skipped": "–"}
@@ -102,15 +103,15 @@ def headline(results: Results) -> tuple[str, str]:
     if not total:
         first = "no checks were judged"
     elif word == "FAILED":
-        first = f"{counts['failed']} of {_plural(total, 'check')} failed"
+        first = f"{counts['failed']} of {counted(total, 'check')} failed"
     else:
-        first = f"{passed} of {_plural(total, 'check')} passed"
+        first = f"{passed} of {counted(total, 'check')} passed"
     notes = (
-        (counts["error"], _plural(counts["error"], "error")),
-        (counts["xfailed"], f"{_plural(counts['xfailed'], 'known failure')} (xfail)"),
+        (counts["error"], counted(counts["error"], "error")),
+        (counts["xfailed"], f"{counted(counts['xfailed'], 'known failure')} (xfail)"),
         (counts["xpassed"], f"{counts['xpassed']} unexpectedly passed (xpass)"),
         (counts["skipped"], f"{counts['skipped']} skipped"),
-        (len(results.errors), f"{_plural(len(results.errors), 'target')} not loaded"),
+        (len(results.errors), f"{counted(len(results.errors), 'target')} not loaded"),
         (not results.complete, "stopped before the end"),
     )
     return word, ", ".join([first, *(note for count, note in notes if count)]) + f"  in {duration(results.seconds)}"
@@ -180,7 +181,3 @@ def ordered(records: Sequence[Record]) -> list[Record]:
     """What went wrong first."""
     order = list(SYMBOLS)
     return sorted(records, key=lambda record: order.index(record.outcome))
-
-
-def _plural(count: int, noun: str) -> str:
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"

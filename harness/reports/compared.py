@@ -13,6 +13,7 @@ from harness.comparison.statistics import Interval
 from harness.comparison.summary import STATISTICS, Summary
 from harness.reports import untold_errors
 from harness.store import Results, outcome_by_check
+from harness.wording import counted
 
 GATES = {"ship": "✓", "do not ship": "✗", "cannot tell": "?"}
 MARKS = {"better": "▲", "worse": "▼", "": ""}
@@ -119,10 +120,6 @@ def scope(measured: Measured) -> str:
         (repeats, f"speed {counted(repeats, 'time')} in batches of {', '.join(map(str, sorted(sizes)))}"),
     )
     return ", ".join(text for count, text in parts if count)
-
-
-def counted(count: int, noun: str) -> str:
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 def left_out(measured: Measured) -> list[tuple[str, str]]:

@@ -12,10 +12,11 @@ from harness.comparison.figures import number
 from harness.comparison.measured import Measured
 from harness.comparison.summary import Flip, Summary, summarize
 from harness.reports import compared, one_line
-from harness.reports.compared import GATES, counted
+from harness.reports.compared import GATES
 from harness.reports.run_difference import show_runs
 from harness.reports.terminal import say, tables
 from harness.store import Results
+from harness.wording import counted
 
 __all__ = ["show", "show_runs"]
 

@@ -13,8 +13,8 @@ from harness.comparison.provenance import Change
 from harness.divergence import draw
 from harness.record import Record
 from harness.reports import SYMBOLS, cut, one_line
-from harness.reports.compared import counted
 from harness.reports.terminal import SHOWN, STYLES, say, tables
+from harness.wording import counted
 
 COLUMNS = (
     *("compared", "equal", "rounding", "change", "sampled", "other end", "length", "KL at least"),

@@ -41,9 +41,10 @@ def _found(tooth: Tooth) -> str:
 
 def _faults(result: SelfTest) -> Iterator[str]:
     yield ""
+    nothing = "nothing that was still tried" if result.quick else "nothing"
     for fault in result.faults:
         count = sum(fault in tooth.caught for tooth in result.teeth)
-        yield f"{fault:<16}  caught by {count}" if count else f"{fault:<16}  caught by nothing"
+        yield f"{fault:<16}  caught by {count or nothing}"
     for fault, reason in result.not_planted.items():
         yield f"{fault:<16}  not planted: {one_line(reason)}"
     yield ""

@@ -195,3 +195,5 @@ def test_the_command_tells_and_fails(suite: Path) -> None:
     done = CliRunner().invoke(app, ["selftest", str(suite), "--fault", "sampling_on", "-k", "repeats"])
     assert done.exit_code == 0
     assert "GOOD TEETH  each of 1 expectations catches a fault" in done.stdout
+    quick = ["selftest", str(suite), "--fault", "right_padding", "--fault", "dropped_mask", "-k", "pads", "--quick"]
+    assert "dropped_mask      caught by nothing that was still tried" in CliRunner().invoke(app, quick).stdout

@@ -207,7 +207,7 @@ def test_a_score_is_not_rounded_onto_the_bound_that_it_misses(judge_set: Judge) 
 
     verdict = judge_set(pairs, name="exact_match", min=0.8)
 
-    assert verdict.reason == "exact_match 0.7996 over 2500 prompts, at least 0.8 wanted"
+    assert verdict.reason == "exact_match 0.7996 over 2,500 prompts, at least 0.8 wanted"
 
 
 @pytest.mark.parametrize(

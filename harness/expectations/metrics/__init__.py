@@ -24,9 +24,9 @@ from pydantic_core import CoreSchema
 from harness.errors import CannotRun
 from harness.expectations.content import Texts, quote
 from harness.expectations.shorthand import Written
-from harness.expectations.stopping import counted
 from harness.inputs import Frozen, Number
 from harness.record import Completion, Request, Verdict
+from harness.wording import counted
 
 HUB = "hub:"
 MOST = {"min": "least", "max": "most"}
