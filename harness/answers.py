@@ -19,6 +19,8 @@ from harness.record import Completion, Failure, Request, Target, TargetFacts
 from harness.schedule import batches, unite
 from harness.suite import Suite
 
+LIKELY = 5  # of the ids that are recorded at each token, whose texts reports show
+
 
 class Setting(NamedTuple):
     """Suites share what is generated for a target when they also agree on how."""
@@ -70,6 +72,9 @@ class Kept:
     def generate(self, requests: Sequence[Request]) -> Sequence[Completion | Failure]:
         return self._backend.generate(requests)
 
+    def texts(self, ids: Sequence[int]) -> Sequence[str]:
+        return self._backend.texts(ids)
+
     def close(self) -> None:
         """Whoever loaded it closes it."""
 
@@ -83,6 +88,7 @@ class _Work:
     batch_of: dict[Request, tuple[Request, ...]] = field(default_factory=dict)  # filled once the target is loaded
     error: CannotRun | None = None
     facts: TargetFacts | None = None
+    texts: dict[int, str] = field(default_factory=dict)  # what the likeliest tokens say
 
 
 class Answers:
@@ -171,6 +177,11 @@ class Answers:
                 yield setting.target.name, answer
 
     @property
+    def texts(self) -> dict[str, dict[int, str]]:
+        """By target: what the tokens say that it held for likely."""
+        return {setting.target.name: work.texts for setting, work in self._work.items() if work.texts}
+
+    @property
     def errors(self) -> tuple[str, ...]:
         """Why targets could not be loaded; a level that this machine does not have is no error."""
         return tuple(
@@ -195,9 +206,18 @@ class Answers:
             answers = backend.generate(batch)
             work.facts = backend.facts
         work.answers.update(zip(batch, answers, strict=True))
+        if setting in self._loaded:
+            _learn(work.texts, self._loaded[setting], answers)
         self.observer.batch(setting.target, len(work.answers), len(work.batch_of))
 
     def _plan_batches(self, setting: Setting, backend: Backend, requests: Sequence[Request]) -> None:
         exact = backend.facts.dtype == "float32" and not quantized(setting.target.quantization)
         for batch in batches(requests, backend.length, exact=exact, rows=setting.batch_size):
             self._work[setting].batch_of.update(dict.fromkeys(batch, batch))
+
+
+def _learn(texts: dict[int, str], backend: Backend, answers: Sequence[Answer]) -> None:
+    done = (answer for answer in answers if isinstance(answer, Completion))
+    likely = {token for one in done for step in one.steps for token in step.top_ids[:LIKELY]}
+    new = sorted(likely - texts.keys())
+    texts.update(zip(new, backend.texts(new), strict=True))

@@ -23,6 +23,7 @@ from harness.expectations import Expectation, OverSet
 from harness.expectations.pinned import Remembers
 from harness.judgement import Answer, Judgement, broken, caused, each, rate, reach, reach_set, record
 from harness.pins.book import Book
+from harness.pins.pin import Pin
 from harness.plan import Case, Check
 from harness.record import Completion, Failure, Record, Request, Status, Verdict
 from harness.store import Results
@@ -65,6 +66,7 @@ class Runner:
         self._repros = repros  # where scripts are put that show failures
         self._explain = explain  # look for the cause of what failed, which generates more
         self.judged: list[Judged] = []
+        self._held_to: dict[str, Pin] = {}  # by check, where it did not pass
         self._began = time.monotonic()
         self._started = datetime.now(UTC)
         asked: dict[Setting, list[Request]] = {}
@@ -108,6 +110,8 @@ class Runner:
             command=command,
             errors=self.answers.errors,
             complete=len(self.judged) == len(self.checks),
+            pins=self._held_to,
+            texts=self.answers.texts,
         )
 
     def _records(self, check: Check) -> Iterable[Record]:
@@ -148,6 +152,8 @@ class Runner:
         try:
             expectation, answers = self._asked(check, case, name)
             verdict = reach(expectation.judge, answers)
+            if verdict.status != "passed" and isinstance(expectation, Remembers) and expectation.memory:
+                self._held_to |= {check.id: expectation.memory.pin} if expectation.memory.pin else {}
             if verdict.status == "failed" and self._explain:
                 verdict = self._explained(check, expectation, verdict, answers)
             if verdict.status == "failed" and self._repros:

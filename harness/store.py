@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import tables
 from harness.errors import CannotRun, UsageError
+from harness.pins.pin import Pin
 from harness.record import Completion, Failure, Record, Request, Target, TargetFacts, to_data
 from harness.suite import Budget
 from harness.tables import encodable
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 RUN, RESULTS, TOKENS, COMPARISON = "run.json", "results.parquet", "tokens.parquet", "comparison.parquet"
+TEXTS = "texts.parquet"
 # What run.json holds of the results, as they are.
 IN_RUN = (
     *("started", "seconds", "complete", "command", "suites", "counts", "errors", "targets", "facts"),
-    *("environment", "budget"),
+    *("environment", "budget", "pins"),
 )
 WORST_FIRST = ("error", "failed", "xpassed", "xfailed", "passed", "skipped")
 
@@ -54,6 +56,8 @@ class Results:
     targets: tuple[Target, ...] = ()  # as asked for; the facts say what they became
     measured: Measured | None = None  # when targets were compared
     budget: Mapping[str, Any] | None = None  # the suite's, as plain data
+    pins: Mapping[str, Pin] = field(default_factory=dict)  # by check: what one that did not pass was held to
+    texts: Mapping[str, Mapping[int, str]] = field(default_factory=dict)  # by target and id: what likely tokens say
     path: Path | None = field(default=None, compare=False)  # what it was read from
     lacks: tuple[str, ...] = field(default=(), compare=False)  # what that did not hold, in sentences
 
@@ -143,6 +147,8 @@ def _whole(folder: Path) -> Results:
         if meta.get("budget"):
             Budget.model_validate(meta["budget"])
         plain = {name: tables.from_data(kinds[name], meta[name]) for name in IN_RUN if name in meta}
+        if (folder / TEXTS).is_file():  # runs of before have none
+            plain["texts"] = tables.texts(tables.read_table(folder / TEXTS))
         results = Results(records, answers.completions, answers.failures, **plain, path=folder, lacks=_lacks(answers))
         if COMPARISON not in loaded:
             return results
@@ -203,6 +209,7 @@ def _fill(folder: Path, results: Results, name: str, files: Mapping[str, str]) -
     tables.write_table(folder / RESULTS, rows, tables.result_types(), FORMAT)
     rows = tables.token_rows(results.completions, results.failures)
     tables.write_table(folder / TOKENS, rows, tables.token_types(), FORMAT)
+    tables.write_table(folder / TEXTS, tables.text_rows(results.texts), tables.text_types(), FORMAT)
     if results.measured:
         rows = tables.answered_rows(results.measured.answered)
         tables.write_table(folder / COMPARISON, rows, tables.answered_types(), FORMAT)

@@ -43,7 +43,7 @@ def from_data(kind: Any, data: Any) -> Any:
     origin, parts = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return _either(parts, data)
-    if origin is tuple:
+    if origin is tuple or origin is Sequence:
         return tuple(from_data(parts[0], item) for item in data)
     if isinstance(origin, type) and issubclass(origin, Mapping):
         return {key: from_data(parts[1], item) for key, item in data.items()}
@@ -282,6 +282,25 @@ def token_types() -> dict[str, Any]:
     other |= {"logprob": pa.list_(real), "max_logit": pa.list_(real)}
     other |= {"top_ids": pa.list_(wholes), "top_logprobs": pa.list_(pa.list_(pa.float32()))}
     return {name: other.get(name, pa.string()) for name in names.split()}
+
+
+def text_rows(texts: Mapping[str, Mapping[int, str]]) -> list[dict[str, Any]]:
+    return [{"target": target, "id": id, "text": text} for target, named in texts.items() for id, text in named.items()]
+
+
+def texts(table: Any) -> dict[str, dict[int, str]]:
+    """What texts.parquet holds: by target and id."""
+    found: dict[str, dict[int, str]] = {}
+    for row in table.to_pylist():
+        found.setdefault(row["target"], {})[row["id"]] = row["text"]
+    return found
+
+
+def text_types() -> dict[str, Any]:
+    """Columns of texts.parquet."""
+    import pyarrow as pa
+
+    return {"target": pa.string(), "id": pa.int64(), "text": pa.string()}
 
 
 def answered_rows(answered: Iterable[Answered]) -> list[dict[str, Any]]:

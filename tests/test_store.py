@@ -12,6 +12,7 @@ import pytest
 from harness.comparison.measured import Answered, Candidate, Measured, Passage, Replay, Timing
 from harness.errors import CannotRun, UsageError
 from harness.inputs import GREEDY, Generation, Message, Model, ScriptedCompletion
+from harness.pins.pin import Pin
 from harness.record import (
     Batch,
     Completion,
@@ -175,7 +176,17 @@ def everything():
         environment={"python": "3.11.7", "torch": {"threads": 2, "devices": ["a", "b"]}, "git": {"dirty": None}},
         measured=measured,
         budget={"max_kl": 0.01, "must_pass": ["t"], "max_memory_mb": None},
+        pins={"basics.yaml::m::t[a]": PIN},
+        texts={"m": {3: " Hi", 9: "\n"}},
     )
+
+
+PIN = Pin(
+    *("a", "greedy", "digest", (1, 2), (3,), "eos", "Hi"),
+    steps=(Step(-0.5, (3, 9), (-0.5, -1.5), float("inf")),),
+    padding="left",
+    processed=(Step(-0.5, (3,), (-0.5,), 1.0),),
+)
 
 
 NOT_KEPT = {
@@ -321,6 +332,7 @@ def test_further_files_are_put_beside_the_data(tmp_path):
         "report.html",
         "results.parquet",
         "run.json",
+        "texts.parquet",
         "tokens.parquet",
     ]
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

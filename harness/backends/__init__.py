@@ -32,6 +32,9 @@ class Backend(Protocol):
         way exactly the batch that they name is generated.
         """
 
+    def texts(self, ids: Sequence[int]) -> Sequence[str]:
+        """What each of these tokens says on its own."""
+
     def close(self) -> None:
         """Give the memory back."""
 

@@ -58,6 +58,10 @@ class Scripted:
     def generate(self, requests: Sequence[Request]) -> list[Completion | Failure]:
         return [self._answer(request, len(requests)) for request in requests]
 
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        said = {token_id(word): word for line in self.target.model.completions or () for word in words(line.text)}
+        return ["<eos>" if token == EOS else said.get(token, "") for token in ids]
+
     def close(self) -> None:
         """Nothing is held."""
 

@@ -57,6 +57,9 @@ class Transformers:
             answers[index] = answer
         return [answers[index] for index in range(len(requests))]
 
+    def texts(self, ids: Sequence[int]) -> list[str]:
+        return list(self.tokenizer.batch_decode([[token] for token in ids])) if ids else []  # of none: ""
+
     def close(self) -> None:
         self.model = None
         memory.release()
@@ -173,7 +176,7 @@ class Transformers:
             prompt_text=text,
             prompt_ids=prompt_ids,
             ids=ids,
-            tokens=tuple(self.tokenizer.batch_decode([[token] for token in ids])),
+            tokens=tuple(self.texts(ids)),
             text=self.tokenizer.decode(ids, skip_special_tokens=True),
             precision=self._precision(request),
             attention=str(getattr(self.model.config, "_attn_implementation", "")),

@@ -25,6 +25,8 @@ PASSES = ("identical", "noise")
 class Remembers(Protocol):
     """An expectation about what was recorded before: the runner gives it what it has, once the target is loaded."""
 
+    memory: Memory | None
+
     def remembering(self, memory: Memory) -> Expectation:
         """The expectation that judges against this."""
 

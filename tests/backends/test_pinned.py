@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import AutoTokenizer
 
 from harness.answers import Kept
 from harness.errors import UsageError
@@ -226,3 +227,24 @@ def test_a_failure_is_written_down_as_a_script(suite: Any, tmp_path: Path) -> No
         assert script.parent == tmp_path / "repros"
         assert "import harness" not in script.read_text()
         assert "from harness" not in script.read_text()
+
+
+def test_what_a_failed_check_was_held_to_comes_along(suite: Any, tmp_path: Path) -> None:
+    file = suite()
+    judged(file, "update")
+    file.write_text(file.read_text().replace("do_sample: false", "do_sample: false, repetition_penalty: 3.0"))
+    runner = Runner(plan([load(file)]).checks)
+    judgements = [one for one in runner.run() if one.status == "failed" and not one.check.over_set]
+    runner.close()
+    results = runner.results()
+
+    assert {one.check.id for one in judgements} == set(results.pins)
+    pinned = files.read(str(pin_file(tmp_path))).pins
+    for one in judgements:
+        assert results.pins[one.check.id] == pinned[f"{one.check.cases[0].name}@greedy"]
+    # Every token that was likely has its text.
+    (said,) = results.texts.values()
+    likely = {token for _, done in results.completions for step in done.steps for token in step.top_ids[:5]}
+    assert likely == said.keys()
+    tokenizer = AutoTokenizer.from_pretrained(runner.checks[0].target.model.path)
+    assert said == {token: tokenizer.decode([token]) for token in said}
