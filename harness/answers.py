@@ -44,14 +44,19 @@ class Observer(Protocol):
     def says(self, message: str) -> None:
         """Something that takes a while has begun."""
 
+    def announced(self, target: Target, requests: int) -> None:
+        """So many requests will be asked of it, beside what was announced before."""
+
     def batch(self, target: Target, done: int, total: int) -> None:
-        """So many of the target's requests are answered."""
+        """So many of the target's requests are answered; none, when it is about to be loaded."""
 
 
 class Quiet:
     """The observer that says nothing."""
 
     def says(self, message: str) -> None: ...
+
+    def announced(self, target: Target, requests: int) -> None: ...
 
     def batch(self, target: Target, done: int, total: int) -> None: ...
 
@@ -90,6 +95,11 @@ class _Work:
     facts: TargetFacts | None = None
     texts: dict[int, str] = field(default_factory=dict)  # what the likeliest tokens say
 
+    @property
+    def distinct(self) -> int:
+        """Requests that are really different."""
+        return len(set(self.answered_by.values()))
+
 
 class Answers:
     """Everything that was asked of models in one run, and what came back."""
@@ -105,7 +115,8 @@ class Answers:
     def announce(self, setting: Setting, requests: Sequence[Request]) -> None:
         """What will be asked: known before the target is loaded, it is batched together."""
         self._asked += len(requests)
-        self._work[setting] = _Work(dict(unite(tuple(dict.fromkeys(requests)))))
+        work = self._work[setting] = _Work(dict(unite(tuple(dict.fromkeys(requests)))))
+        self.observer.announced(setting.target, work.distinct)
 
     def of(self, setting: Setting, requests: Sequence[Request]) -> list[Answer]:
         """The answers to these requests, in order; what is still lacking is generated."""
@@ -126,6 +137,7 @@ class Answers:
             return self._loaded[setting]
         for other in [one for one in self._loaded if one != self._stays]:
             self._loaded.pop(other).close()
+        self.observer.batch(setting.target, 0, work.distinct)
         try:
             backend = self._load(setting.target, top_k=setting.top_k_logprobs, progress=self.observer.says)
         except CannotRun as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,7 +16,7 @@ ULPS = 2
 # The fp32 noise over batch size, attention and prefill is 1e-5 nats; a hundred times that is still far
 # below any change of weights that was measured (the smallest, an epsilon of a norm, is 1.4e-3).
 FLOAT32_MARGIN = 1e-3
-SHOWN = 4  # tokens around the difference
+SHOWN = 8  # tokens before the difference, and from it on
 
 
 def ulp(precision: str, magnitude: float) -> float:
@@ -108,16 +109,33 @@ def _tolerance(reference: Completion, other: Completion, index: int, precision: 
 
 
 def draw(difference: Difference, **sides: Completion) -> tuple[str, ...]:
-    """The tokens around the difference, one aligned line a side, the first difference marked by a caret."""
-    start = max(0, difference.index - SHOWN)
-    end = difference.index + SHOWN
-    rows = {name: [repr(token) for token in side.tokens[start:end]] for name, side in sides.items()}
-    for name, side in sides.items():
-        if len(side.tokens) < end:
-            rows[name].append(f"<{side.finish}>")
-    width = max(len(name) for name in rows)
+    """The tokens around the difference, an aligned line a side, and a caret below the first that differs.
+
+    Aligned by the cells that characters take on a terminal. How many there are is known where they are shown:
+    `harness.reports.drawing` finds these lines again and fits them.
+    """
+    index, names = difference.index, max(map(len, sides))
+    words = [[*map(repr, side.tokens), f"<{side.finish}>"] for side in sides.values()]
+    start, end = max(0, index - SHOWN), index + SHOWN
+    heads = _columns([told[start:index] for told in words])
     prefix = "… " if start else ""
-    lines = [f"{name:<{width}}  {prefix}{' '.join(tokens)}" for name, tokens in rows.items()]
-    common = next(iter(rows.values()))[: difference.index - start]
-    column = width + 2 + len(prefix) + sum(len(token) + 1 for token in common)
-    return (*lines, f"{' ' * column}^ token {difference.index}")
+    lines = [
+        f"{name:<{names}}  {prefix}{head}{' '.join(told[index:end])}{' …' if len(told) > end else ''}"
+        for name, head, told in zip(sides, heads, words, strict=True)
+    ]
+    margin = "" if difference.margin is None else f", margin {difference.margin:.3g} nats"
+    column = names + 2 + len(prefix) + _cells(heads[0])
+    return (*lines, f"{' ' * column}^ token {index}{margin}")
+
+
+def _columns(sides: Sequence[Sequence[str]]) -> list[str]:
+    """Each side's words on a line, every word below that of the other side."""
+    widths = [max(map(_cells, words)) for words in zip(*sides, strict=True)]
+    rows = [zip(words, widths, strict=True) for words in sides]
+    return ["".join(word + " " * (width - _cells(word) + 1) for word, width in row) for row in rows]
+
+
+def _cells(text: str) -> int:
+    from rich.cells import cell_len
+
+    return cell_len(text)

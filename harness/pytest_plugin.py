@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import sys
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
@@ -47,20 +48,31 @@ class Progress:
     """Tells on the terminal what is going on, past pytest's capturing."""
 
     def __init__(self, config: pytest.Config) -> None:
+        from harness.reports.progress import Pace
+
         self.terminal = config.pluginmanager.getplugin("terminalreporter")
         self.capture = config.pluginmanager.getplugin("capturemanager")
+        self.pace = Pace()
 
     def says(self, message: str) -> None:
         """One line of its own."""
-        from harness.reports import one_line
+        self.pace.says(message)
+        self._write()
 
-        with self.capture.global_and_fixture_disabled() if self.capture else nullcontext():
-            self.terminal.ensure_newline()
-            self.terminal.write_line(one_line(message))
+    def announced(self, target: Target, requests: int) -> None:
+        """How much is to come."""
+        self.pace.announced(target, requests)
 
     def batch(self, target: Target, done: int, total: int) -> None:
         """How far a target is."""
-        self.says(f"{target.name}: {done}/{total} requests")
+        self.pace.batch(target, done, total)
+        if done:
+            self._write()
+
+    def _write(self) -> None:
+        with self.capture.global_and_fixture_disabled() if self.capture else nullcontext():
+            self.terminal.ensure_newline()
+            self.terminal.write_line(self.pace.line())
 
 
 class State:
@@ -72,6 +84,7 @@ class State:
         self.told: set[tuple[str, str]] = set()
         self.shares: list[Mapping[str, Any]] = []
         self.notes: list[str] = []
+        self.results: Results | None = None  # where there are no workers, whose results are not merged
 
     @cached_property
     def suite_files(self) -> frozenset[Path]:
@@ -117,6 +130,7 @@ class State:
             self.config.workeroutput[SHARE] = telling.share(results) | {"notes": self.notes}
             return
         self.shares.append(telling.share(results))
+        self.results = results
         if self.config.getoption("harness_report"):
             self._save(results, session)
 
@@ -238,6 +252,10 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
     notes = [note for share in state.shares for note in share.get("notes", ())]
     for line in (*telling.summary(state.shares), *notes, *state.notes, *unmerged):
         terminalreporter.write_line(line)
+    if state.results:
+        from harness.reports.pull_request import tell_github
+
+        tell_github(state.results, sys.stdout)
 
 
 class SuiteFile(pytest.File):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,14 @@ if TYPE_CHECKING:
 
 def told(judged: Judged) -> str:
     """The reason first, then every expectation that is not met where several are not, then the details."""
+    from harness.reports.drawing import plain
+
     bad = [record for record in judged.records if record.verdict.status in ("error", "failed")]
     bad.sort(key=lambda record: record.verdict.status)  # "error" comes before "failed"
     lines = [bad[0].verdict.reason]
     lines += [f"{record.expectation}: {record.verdict.reason}" for record in bad if len(bad) > 1]
-    lines += [line for record in bad for line in record.verdict.details]
+    width = shutil.get_terminal_size().columns
+    lines += [line for record in bad for line in plain(record.verdict.details, width)]
     return visible("\n".join(lines))
 
 

@@ -115,10 +115,11 @@ def result_row(record: Record) -> dict[str, Any]:
 
 def records(table: Any) -> tuple[Record, ...]:
     """The records of results.parquet, as they were judged."""
-    return tuple(_record(row) for row in table.to_pylist())
+    return tuple(record(row) for row in table.to_pylist())
 
 
-def _record(row: dict[str, Any]) -> Record:
+def record(row: dict[str, Any]) -> Record:
+    """The other way round."""
     row.pop("outcome")
     numbers = _revived(json.loads(row.pop("numbers")))
     verdict = Verdict(row["verdict"], row.pop("reason"), numbers, tuple(row.pop("details")))

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import harness
 from harness.cli import main
 from harness.errors import CannotRun
 from harness.load import json_schema
 from harness.record import Target
 from harness.reports import progress
-from harness.reports.progress import Bar, Heartbeat, watch
+from harness.reports.progress import Heartbeat
 
 SUITE = """\
 suite: demo
@@ -32,6 +34,7 @@ prompts: {capital: "capital?", ramble: "ramble", broken: "broken"}
 tests:
 """
 STOPS = "  - {name: stops, marks: [quick], prompts: [capital], expect: {stops_at_eos: true}}\n"
+FOLDER = {"report.html", "results.parquet", "run.json", "texts.parquet", "tokens.parquet"}
 RAMBLES = "  - {name: rambles, prompts: [ramble], expect: {stops_at_eos: true}}\n"
 BREAKS = "  - {name: breaks, prompts: [broken], expect: {stops_at_eos: true}}\n"
 KNOWN = "  - {name: known, prompts: [capital], expect: {contains: Paris}, xfail: [{reason: it never knew}]}\n"
@@ -66,7 +69,7 @@ def test_a_run_where_all_holds_prints_its_verdict_and_stores_the_run(
     [folder] = runs()
     assert lines[-2].startswith("PASSED  1 of 1 check passed")
     assert lines[-1] == f"report: {folder}/report.html"
-    assert {path.name for path in folder.iterdir()} == {"report.html", "results.parquet", "run.json", "tokens.parquet"}
+    assert {path.name for path in folder.iterdir()} == FOLDER
     stored = json.loads((folder / "run.json").read_text())
     assert stored["command"] == "harness run demo.yaml"
     assert stored["complete"] is True
@@ -331,13 +334,14 @@ def test_after_ctrl_c_what_was_judged_is_told_and_stored(
     assert stored["outcomes"] == {"passed": 1}
 
 
-def test_a_run_that_cannot_be_stored_was_told_before(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_that_cannot_be_stored_is_not_begun(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     write(STOPS)
     Path("reports").write_text("a file, where a folder has to be")
     assert main(["run", "demo.yaml"]) == 3
     told = capsys.readouterr()
-    assert "PASSED  1 of 1 check passed" in told.out
+    assert "PASSED" not in told.out
     assert told.err.startswith("harness: error: cannot write reports")
+    assert "--no-report" in told.err
 
 
 def test_a_bug_is_told_without_a_traceback_unless_it_is_asked_for(
@@ -402,60 +406,21 @@ def test_the_exit_code_reaches_the_shell(write: Write) -> None:
     assert "FAILED" in done.stdout
 
 
-class Terminal(StringIO):
-    def isatty(self) -> bool:
-        return True
+def test_what_was_judged_before_a_run_was_killed_can_be_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.runner import Runner
 
+    judge = Runner.judge
 
-def fake_target(name: str = "fake-none") -> Target:
-    from harness.inputs import Model
+    def killed(self: Runner, check: Any) -> Any:
+        if self.judged:
+            raise SystemExit(9)  # nothing is tidied up
+        return judge(self, check)
 
-    return Target(name, "fake", Model(backend="scripted", completions=[{"text": "hi"}]))
-
-
-def test_a_heartbeat_is_one_line_for_each_message_and_one_in_30_seconds() -> None:
-    now = [0.0]
-    stream = StringIO()
-    heartbeat = Heartbeat(stream, clock=lambda: now[0])
-    heartbeat.says("loading fake-none")
-    for second in range(0, 70, 10):
-        now[0] = second
-        heartbeat.batch(fake_target(), second, 70)
-    assert stream.getvalue().splitlines() == [
-        "loading fake-none",
-        "fake-none: 30/70 requests",
-        "fake-none: 60/70 requests",
-    ]
-
-
-def test_what_is_told_cannot_drive_the_terminal() -> None:
-    stream = StringIO()
-    Heartbeat(stream).says("loading \x1b[2Jmodel\nof mine")
-    assert stream.getvalue() == "loading \\x1b[2Jmodel\\nof mine\n"
-
-
-@pytest.mark.parametrize(
-    ("stream", "ci", "observer"),
-    [(Terminal, "", Bar), (Terminal, "false", Bar), (Terminal, "true", Heartbeat), (StringIO, "", Heartbeat)],
-)
-def test_a_bar_is_for_a_person_at_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, stream: type[StringIO], ci: str, observer: type
-) -> None:
-    monkeypatch.setenv("CI", ci)
-    with watch(stream()) as chosen:
-        assert type(chosen) is observer
-
-
-def test_a_bar_shows_the_target_and_how_far_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "")
-    monkeypatch.setenv("TERM", "xterm")
-    stream = Terminal()
-    with watch(stream) as observer:
-        observer.says("loading [fake-none]")
-        observer.batch(fake_target(), 3, 8)
-        observer.batch(fake_target("fake-nf4"), 1, 4)
-        print("a library says something", file=sys.stderr)
-    drawn = stream.getvalue()
-    assert "loading [fake-none]" in drawn
-    assert "1/4 requests" in drawn
-    assert "a library says something" in drawn
+    monkeypatch.setattr(Runner, "judge", killed)
+    write(STOPS + STOPS.replace("stops,", "stops-again,"))
+    with contextlib.suppress(SystemExit):
+        main(["run", "demo.yaml"])
+    (left,) = Path("reports").glob(".partial-*")
+    run = harness.read(left)
+    assert [record.test for record in run.results.records] == ["stops"]
+    assert not run.results.complete

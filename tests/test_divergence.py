@@ -6,7 +6,7 @@ from array import array
 
 import pytest
 
-from harness.divergence import agree, coarser, first_difference, ulp
+from harness.divergence import SHOWN, agree, coarser, draw, first_difference, ulp
 from harness.inputs import GREEDY
 from harness.record import Completion, Request, Step, Text
 
@@ -128,3 +128,57 @@ def test_a_token_more_is_a_difference_of_length_and_never_rounding() -> None:
 def test_the_coarser_side_sets_the_tolerance() -> None:
     assert agree(made((5, 0.2), precision="float16"), other(9, gap=0.2))  # the other is bfloat16
     assert not agree(made((5, 0.2), precision="float16"), made((9, 0.2), recorded=False, precision="float16"))
+
+
+def said(*tokens: str) -> Completion:
+    """A completion of these tokens; the id of each follows from its text."""
+    ids = tuple(sum(map(ord, token)) for token in tokens)
+    return Completion(Request(Text(text="a"), GREEDY), "a", (1,), ids, tokens, "".join(tokens), "length")
+
+
+def drawn(one: Completion, two: Completion) -> tuple[str, ...]:
+    difference = first_difference(one, two)
+    assert difference is not None
+    return draw(difference, first=one, again=two)
+
+
+def test_a_difference_is_drawn_in_two_aligned_lines_with_its_margin() -> None:
+    one, two = made((5, 0.0), (6, 0.125), (7, 0.0)), other(5, 9, gap=0.0625, beside=6)
+
+    assert drawn(one, two) == (
+        "first  't' 't' 't' <length>",
+        "again  't' 't' <length>",
+        "           ^ token 1, margin 0.125 nats",
+    )
+
+
+def test_a_margin_that_is_not_known_is_not_drawn() -> None:
+    assert drawn(said(" a", " b"), said(" a"))[2] == " " * 12 + "^ token 1"
+
+
+@pytest.mark.parametrize(
+    ("token", "cells"),
+    [("東京", 6), ("e\u0301", 3), ("\u0301", 2), ("é", 3), ("\n", 4), ("\u202e", 8), ("\ud83d", 8), ("👩", 4)],
+)
+def test_the_caret_stands_below_by_cells_not_by_characters(token: str, cells: int) -> None:
+    """The cells with the quotes: two of a wide character, none of a combining mark, an escape as it is written."""
+    lines = drawn(said(token, " x"), said(token, " y"))
+
+    assert lines[2].index("^") == len("first  ") + cells + len(" ")
+
+
+def test_tokens_with_the_same_id_and_other_texts_stay_aligned() -> None:
+    one, two = said("a", "b"), said("a", "c")
+    lines = drawn(one, Completion(**{**vars(two), "tokens": ("東京", "c")}))
+
+    assert lines[:2] == ("first  'a'    'b' <length>", "again  '東京' 'c' <length>")
+    assert lines[2].startswith(f"{' ' * 14}^ ")
+
+
+def test_of_long_texts_the_tokens_around_the_difference_are_drawn() -> None:
+    words = [f"w{number}" for number in range(40)]
+    first, _, caret = drawn(said(*words), said(*words[:20], "other", *words[21:]))
+
+    assert first.split()[1:3] == ["…", f"'w{20 - SHOWN}'"]
+    assert first.split()[-2:] == [f"'w{19 + SHOWN}'", "…"]
+    assert first[caret.index("^") :].startswith("'w20'")

@@ -321,9 +321,9 @@ def test_option_v_tells_each_batch_outside_ci_only(project: Project, monkeypatch
     here = project(demo=DEMO)
     loud = here.runpytest_inprocess("suites", "-v")
     assert [line for line in loud.outlines if line.endswith(" requests")] == [
-        "fake-none: 2/2 requests",
-        "fake-nf4: 1/2 requests",
-        "fake-nf4: 2/2 requests",
+        "fake-none (target 1 of 2): 2/2 requests",
+        "fake-nf4 (target 2 of 2): 1/2 requests",
+        "fake-nf4 (target 2 of 2): 2/2 requests",
     ]
     assert not lines_with(here.runpytest_inprocess("suites"), " requests\n")
     monkeypatch.setenv("CI", "true")

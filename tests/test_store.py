@@ -26,7 +26,7 @@ from harness.record import (
     Text,
     Verdict,
 )
-from harness.store import Results, outcome_by_check, read, save
+from harness.store import Journal, Results, outcome_by_check, read, save
 
 REQUEST = Request(Text("Hello"), GREEDY)
 
@@ -431,14 +431,159 @@ def test_what_is_no_run_is_refused(tmp_path):
         assert "Name a folder that `harness run` wrote" in caught.value.remedy
 
 
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": "x"}', "{}", "null", b"\xff", None])
+def test_without_its_run_json_the_tables_are_read(tmp_path, text):
+    outcome = results()
+    folder = save(outcome, tmp_path)
+    (folder / "run.json").unlink()
+    if text is not None:
+        (folder / "run.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    back = read(folder)
+    assert (back.records, back.completions, back.failures) == (outcome.records, outcome.completions, outcome.failures)
+    assert back.suites == ({"name": "basics", "file": "basics.yaml", "sha256": ""},)
+    assert (back.started, back.facts, back.complete) == ("2025-03-04T05:06:07+00:00", (), False)
+    [lack] = back.lacks
+    assert lack.startswith("run.json is missing: " if text is None else "run.json is damaged (")
+    assert lack.endswith(": what it ran on, and whether it came to its end is not known")
+
+
+def test_what_run_json_does_not_say_is_lacking_and_nothing_else(tmp_path):
+    outcome = everything()
+    folder = save(outcome, tmp_path)
+    meta = json.loads((folder / "run.json").read_text())
+    del meta["counts"], meta["environment"]
+    meta |= {"facts": 3, "pins": [1], "comparison": {"baseline": "m"}, "budget": {"max_kl": "much"}}
+    (folder / "run.json").write_text(json.dumps(meta))
+    back = read(folder)
+    assert (back.counts, back.environment, back.facts, back.pins, back.budget) == ({}, {}, (), {}, None)
+    assert (back.records, back.texts, back.targets) == (outcome.records, outcome.texts, outcome.targets)
+    assert (back.measured, back.complete) == (None, False)
+    assert [lack.partition(" (")[0] for lack in back.lacks] == ["run.json is damaged"] * 3 + [
+        "run.json does not say counts, environment",
+        "run.json is damaged",
+    ]
+    told = [lack.rpartition(": ")[2] for lack in back.lacks]
+    assert told[:3] == ["`facts` is not known", "`budget` is not known", "`pins` is not known"]
+    assert told[4] == "`comparison` is not known"
+
+
+@pytest.mark.parametrize("how", ["missing", "damaged"])
 @pytest.mark.parametrize(
-    "text", ["", "{", "[]", '{"format": "x"}', "{}", "null", '{"format": 2}', '{"format": 2, "facts": 3}']
+    ("name", "lost", "known"),
+    [
+        ("results", {"records"}, "its verdicts are not known"),
+        ("tokens", {"completions", "failures"}, "its generations are not known"),
+        ("comparison", {"measured"}, "its comparison token by token is not known"),
+        ("texts", {"texts"}, "the texts of likely tokens are not known"),
+    ],
 )
-def test_a_damaged_run_json_is_told(tmp_path, text):
+def test_a_run_without_one_of_its_tables_is_read_as_far_as_it_goes(tmp_path, how, name, lost, known):
+    outcome = dataclasses.replace(everything(), complete=True)
+    folder = save(outcome, tmp_path)
+    table = folder / f"{name}.parquet"
+    if how == "missing":
+        table.unlink()
+    else:
+        table.write_bytes(table.read_bytes()[:100])
+    back = read(folder)
+    for field in dataclasses.fields(Results):
+        if field.compare and field.name not in {*lost, "complete"}:
+            assert getattr(back, field.name) == getattr(outcome, field.name), field.name
+    if (name, how) == ("texts", "missing"):  # runs of before have none, and were whole
+        assert (back.texts, back.complete, back.lacks) == ({}, True, ())
+        return
+    assert back.complete is False
+    [lack] = back.lacks
+    assert lack.startswith(f"{name}.parquet is {how}")
+    assert lack.endswith(f": {known}")
+    if name == "comparison":
+        assert back.measured == dataclasses.replace(outcome.measured, answered=())
+    else:
+        assert all(not getattr(back, one) for one in lost)
+
+
+def test_a_table_without_a_column_that_is_needed_is_lacking(tmp_path):
     folder = save(results(), tmp_path)
-    (folder / "run.json").write_text(text)
-    with pytest.raises(CannotRun, match="is damaged"):
+    for name, column, lost in (("tokens", "text", "completions"), ("results", "numbers", "records")):
+        table = pq.read_table(folder / f"{name}.parquet")
+        pq.write_table(table.drop_columns([column]), folder / f"{name}.parquet")
+        back = read(folder)
+        assert getattr(back, lost) == ()
+        assert re.match(rf"{name}\.parquet is damaged \(.*'{column}'\): ", back.lacks[0])
+        pq.write_table(table, folder / f"{name}.parquet")
+    assert read(folder).outcomes == {"passed": 1, "failed": 1}
+
+
+@pytest.mark.parametrize("meta", ["{", None])
+def test_a_folder_with_nothing_that_can_be_read_is_an_error(tmp_path, meta):
+    folder = save(results(), tmp_path)
+    for name in ("results", "tokens"):
+        (folder / f"{name}.parquet").write_bytes(b"PAR1")
+    if meta is None:
+        (folder / "run.json").unlink()
+    else:
+        (folder / "run.json").write_text(meta)
+    with pytest.raises(CannotRun, match=r"is damaged: run\.json .*; tokens\.parquet is damaged .*; results\.parquet "):
         read(folder)
+
+
+def test_what_a_crash_left_while_the_run_was_stored_is_read(tmp_path):
+    folder = save(results(), tmp_path)
+    partial = folder.rename(tmp_path / f".partial-{folder.name}")
+    for name in ("run.json", "texts.parquet"):
+        (partial / name).unlink()
+    (partial / "tokens.parquet").write_bytes(b"PAR1 and no more")
+    back = read(partial)
+    assert back.records == results().records
+    assert (back.started, back.path, back.complete) == ("2025-03-04T05:06:07+00:00", partial, False)
+    assert [lack.split()[0] for lack in back.lacks] == ["run.json", "tokens.parquet"]
+
+
+class TestJournal:
+    def begun(self):
+        return results(records=(), completions=(), failures=(), counts={"asked": 0}, texts={})
+
+    def test_a_run_that_is_killed_leaves_its_verdicts(self, tmp_path):
+        journal = Journal(self.begun(), tmp_path)
+        first, second = record(), record("basics.yaml::m::t[b]", "failed", text="\ud83d\x1b \u2028", xfail="known")
+        journal.add([first])
+        journal.add([second])
+        back = read(journal.folder)
+        assert back.records == (first, second)
+        assert (back.complete, back.command, back.targets) == (False, "harness run basics.yaml", results().targets)
+        assert back.lacks == (
+            "tokens.parquet is missing: its generations are not known",
+            "the run was killed: verdicts.jsonl holds the verdicts until then",
+        )
+
+    def test_a_line_that_was_being_written_is_left_out(self, tmp_path):
+        journal = Journal(self.begun(), tmp_path)
+        journal.add([record(), record("basics.yaml::m::t[b]")])
+        whole = (journal.folder / "verdicts.jsonl").read_bytes()
+        (journal.folder / "verdicts.jsonl").write_bytes(whole[:-20])
+        assert read(journal.folder).records == (record(),)
+
+    def test_a_run_that_was_killed_before_its_first_verdict_holds_nothing(self, tmp_path):
+        with pytest.raises(CannotRun, match=r"results\.parquet is missing"):
+            read(Journal(self.begun(), tmp_path).folder)
+
+    def test_nothing_is_left_of_it_once_the_run_is_stored(self, tmp_path):
+        journal = Journal(self.begun(), tmp_path)
+        journal.add([record()])
+        folder = save(results(), tmp_path)
+        journal.close()
+        assert list(tmp_path.iterdir()) == [folder]
+
+    def test_a_place_that_cannot_be_written_is_told_before_the_run(self, tmp_path):
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(CannotRun, match="cannot write") as caught:
+            Journal(self.begun(), tmp_path / "file")
+        assert "--no-report" in caught.value.remedy
+
+    def test_a_full_disk_does_not_end_the_run(self, tmp_path):
+        journal = Journal(self.begun(), tmp_path)
+        (journal.folder / "verdicts.jsonl").mkdir()
+        journal.add([record()])
 
 
 def test_a_newer_format_asks_for_an_upgrade(tmp_path):
@@ -451,31 +596,6 @@ def test_a_newer_format_asks_for_an_upgrade(tmp_path):
     pq.write_table(table, tmp_path / "newer.parquet")
     with pytest.raises(UsageError, match="newer harness: format 3"):
         read(tmp_path / "newer.parquet")
-
-
-def test_missing_and_damaged_tables_are_told(tmp_path):
-    folder = save(everything(), tmp_path)
-    (folder / "comparison.parquet").rename(tmp_path / "away")
-    with pytest.raises(CannotRun, match=r"comparison\.parquet missing"):
-        read(folder)
-    (tmp_path / "away").rename(folder / "comparison.parquet")
-    (folder / "results.parquet").write_bytes((folder / "results.parquet").read_bytes()[:100])
-    with pytest.raises(CannotRun, match=r"results\.parquet is damaged"):
-        read(folder)
-    (folder / "tokens.parquet").unlink()
-    with pytest.raises(CannotRun, match=r"tokens\.parquet missing"):
-        read(folder / "run.json")
-
-
-def test_a_table_without_a_column_that_is_needed_is_told(tmp_path):
-    folder = save(results(), tmp_path)
-    for name, column in (("tokens.parquet", "ids"), ("results.parquet", "numbers")):
-        table = pq.read_table(folder / name)
-        pq.write_table(table.drop_columns([column]), folder / name)
-        with pytest.raises(CannotRun, match="is damaged"):
-            read(folder)
-        pq.write_table(table, folder / name)
-    assert read(folder).outcomes == {"passed": 1, "failed": 1}
 
 
 @pytest.mark.parametrize(("name", "missing"), [("tokens", "records"), ("results", "completions")])
@@ -511,6 +631,7 @@ def test_a_folder_of_the_first_format_is_read_as_far_as_it_goes(tmp_path):
     assert back.failures == outcome.failures
     assert back.records == outcome.records
     assert back.lacks == ("1 generations were left out: a run folder of format 1 does not say how they were made",)
+    assert back.complete is False
 
 
 def test_requests_that_have_another_id_by_now_are_still_those_of_their_records(tmp_path):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,7 +17,7 @@ from harness.errors import UsageError
 if TYPE_CHECKING:
     from harness.comparison.comparing import Comparison
     from harness.runner import Runner
-    from harness.store import Results
+    from harness.store import Journal, Results
 
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Tell everything.")]
 
@@ -41,15 +42,18 @@ def run(  # noqa: PLR0913  an option of the command line each
     from harness.reports.progress import watch
     from harness.reports.terminal import summary
     from harness.runner import Runner
+    from harness.store import Journal
 
     checks = selected(suites, keyword, mark, target, limit)
     with watch() as observer:
         runner = Runner(checks, observer, repros=repro)
-        finished = _judge(runner)
+        journal = None if no_report else Journal(runner.results(_command(context)), out)
+        finished = _judge(runner, journal)
     results = runner.results(_command(context))
-    summary(results, console(), verbose=verbose)
-    if not no_report:
+    _tell(results, partial(summary, results, console(), verbose=verbose))
+    if journal:
         print(f"report: {_store(results, out) / 'report.html'}")
+        journal.close()
     raise typer.Exit(_exit_code(results) if finished else INTERRUPTED)
 
 
@@ -102,7 +106,7 @@ def compare(  # noqa: PLR0913  an option of the command line each
         )
         finished = _measure(comparison)
     results = comparison.results(_command(context))
-    show(results, console(), verbose=verbose)
+    _tell(results, partial(show, results, console(), verbose=verbose))
     if not no_report:
         print(f"report: {_store(results, out) / 'report.html'}")
     raise typer.Exit(_ships(results, require or ()) if finished else INTERRUPTED)
@@ -164,16 +168,26 @@ def _command(context: typer.Context) -> str:
     return shlex.join(["harness", *(context.obj or sys.argv[1:])])
 
 
-def _judge(runner: Runner) -> bool:
+def _judge(runner: Runner, journal: Journal | None) -> bool:
     """Whether all checks were judged; False after Ctrl-C."""
     try:
-        for _ in runner.run():
-            pass
+        for judged in runner.run():
+            if journal:
+                journal.add(judged.records)
     except KeyboardInterrupt:
         return False
     finally:
         runner.close()
     return True
+
+
+def _tell(results: Results, show: Callable[[], None]) -> None:
+    """On the terminal; in GitHub Actions as a summary and annotations, too."""
+    from harness.reports.pull_request import tell_github, without_commands
+
+    with without_commands(sys.stdout):
+        show()
+    tell_github(results, sys.stdout)
 
 
 def _store(results: Results, out: Path) -> Path:

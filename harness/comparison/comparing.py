@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness.answers import Observer
+from harness.answers import Observer, Quiet
 from harness.comparison.measuring import Measurer, Timed, in_order
 from harness.errors import UsageError
 from harness.load import Loaded, load_all
@@ -53,6 +53,9 @@ class Comparison:
         speed: Timed = True,
     ) -> None:
         self._loaded = loaded
+        observer = observer or Quiet()
+        for target in targets:  # those without checks are to come, too
+            observer.announced(target, 0)
         self._targets = targets
         self._runner = Runner([check for check in checks if check.target in targets], observer)
         self._measurer = Measurer(loaded.suite, self._runner.answers, targets[0], limit, speed)

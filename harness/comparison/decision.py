@@ -6,6 +6,7 @@ To add a limit: a field of Budget, and a row in LIMITS.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -116,6 +117,13 @@ class Decision:
 
 def decide(results: Results) -> Decision:
     """The decision on everything that was measured."""
+    if "decision" not in results.worked_out:
+        results.worked_out["decision"] = _decision(results)
+    decision: Decision = results.worked_out["decision"]
+    return decision
+
+
+def _decision(results: Results) -> Decision:
     summaries = summarize(results)
     budget = Budget.model_validate(results.budget) if results.budget else None
     found = sides(results)
@@ -187,10 +195,14 @@ def _negative(one: Summary, statistic: str) -> float | None:
 def _pareto(summaries: Sequence[Summary]) -> tuple[str, ...]:
     """Those that no other one beats: as good in everything that is known of both, and better in something."""
     points = {one.candidate.name: [quality(one) for quality in QUALITIES] for one in summaries if one.values}
-    complete = {name: point for name, point in points.items() if None not in point}
+    complete = {name: point for name, point in points.items() if all(map(_is_known, point))}
     return tuple(
         name for name, point in complete.items() if not any(_beats(other, point) for other in complete.values())
     )
+
+
+def _is_known(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
 
 
 def _beats(one: Sequence[float | None], other: Sequence[float | None]) -> bool:

@@ -359,6 +359,13 @@ class Summary:
 
 def summarize(results: Results) -> tuple[Summary, ...]:
     """Every candidate, the baseline first. What could not be measured is not in its values."""
+    if "summaries" not in results.worked_out:  # several reports ask, and intervals take time
+        results.worked_out["summaries"] = _summaries(results)
+    summaries: tuple[Summary, ...] = results.worked_out["summaries"]
+    return summaries
+
+
+def _summaries(results: Results) -> tuple[Summary, ...]:
     measured, found = results.measured, sides(results)
     if measured is None:
         return ()

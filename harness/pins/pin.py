@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
-from harness.record import Completion, Step, TargetFacts
+from harness.record import Completion, Finish, Step, TargetFacts
 
 ANY_ROWS = "any"  # in float32, where a batch's shape does not change tokens
 
@@ -115,6 +115,24 @@ class Memory:
     recording: bool = False  # it is being recorded, not compared
     missing: str = ""  # why there is no pin, and what to type
     details: tuple[str, ...] = ()
+
+
+def as_completion(pin: Pin, now: Completion, texts: Mapping[int, str]) -> Completion:
+    """The pin as what `now` would have been; `texts` tells what tokens say that are not in `now`."""
+    said = {**texts, **dict(zip(now.ids, now.tokens, strict=False))}
+    return replace(
+        now,
+        prompt_ids=pin.prompt_ids,
+        ids=pin.ids,
+        tokens=tuple(said.get(token, f"#{token}") for token in pin.ids),
+        text=pin.text,
+        finish=cast(Finish, pin.finish),
+        steps=pin.steps,
+        padding=pin.padding,
+        pads=pin.pads,
+        batch_size=pin.batch_size,
+        tail=(),
+    )
 
 
 def header_now(

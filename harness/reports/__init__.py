@@ -112,7 +112,7 @@ def headline(results: Results) -> tuple[str, str]:
         (counts["xpassed"], f"{counts['xpassed']} unexpectedly passed (xpass)"),
         (counts["skipped"], f"{counts['skipped']} skipped"),
         (len(results.errors), f"{counted(len(results.errors), 'target')} not loaded"),
-        (not results.complete, "stopped before the end"),
+        (not results.complete, "read in part" if results.lacks else "stopped before the end"),
     )
     return word, ", ".join([first, *(note for count, note in notes if count)]) + f"  in {duration(results.seconds)}"
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Console
 
 from harness.doctor import Diagnosis
-from harness.record import Record, TargetFacts
+from harness.record import Record, TargetFacts, Verdict
 from harness.reports import SYMBOLS, visible
+from harness.reports.drawing import plain
 from harness.reports.terminal import STYLES, say
 
 # What to type when an expectation that tells no remedy of its own is not met.
@@ -78,9 +80,13 @@ def _failed(name: str, records: Sequence[Record]) -> Iterator[str]:
     first = bad[0].verdict
     among = f" ({len(bad)} of {len(records)} prompts)" if len(records) > 1 else ""
     yield visible(first.reason) + among
-    yield from (visible(line) for line in first.details)
+    yield from _told(first)
     if name in REMEDIES and not any(line.startswith("remedy") for line in first.details):
         yield f"remedy  {REMEDIES[name]}"
+
+
+def _told(verdict: Verdict) -> list[str]:
+    return plain([visible(line) for line in verdict.details], shutil.get_terminal_size().columns)
 
 
 def _reason(name: str, records: Sequence[Record]) -> Iterator[str]:
@@ -90,7 +96,7 @@ def _reason(name: str, records: Sequence[Record]) -> Iterator[str]:
 def _bare(name: str, records: Sequence[Record]) -> Iterator[str]:
     verdict = records[0].verdict
     yield visible(verdict.reason)
-    yield from (visible(line) for line in verdict.details)
+    yield from _told(verdict)
 
 
 def _passed(name: str, records: Sequence[Record]) -> Iterator[str]:

@@ -13,7 +13,7 @@ from harness.comparison.provenance import Change
 from harness.divergence import draw
 from harness.record import Record
 from harness.reports import SYMBOLS, cut, one_line
-from harness.reports.terminal import SHOWN, STYLES, say, tables
+from harness.reports.terminal import INDENT, SHOWN, STYLES, details, say, tables, tell
 from harness.wording import counted
 
 COLUMNS = (
@@ -25,7 +25,6 @@ CHANGES = 20  # lines of what else changed
 VALUE = 60  # characters of what something was and is
 REASON = 400
 VERDICTS = {"WORSE": "bold red", "CHANGED": "bold yellow", "SAME": "bold green"}
-INDENT = "    "
 
 
 def show_runs(difference: RunDifference, console: Console, *, verbose: bool = False) -> None:
@@ -108,7 +107,7 @@ def _one_verdict(pair: VerdictPair, look: str, word: str, console: Console) -> N
     say(console, (f"{SYMBOLS[look]} {word}  ", STYLES[look]), one_line(pair.record.check), (expectation, "dim"))
     for side, record in (("before", pair.before), ("after", pair.after)):
         if record and word == "regressed":
-            say(console, f"{INDENT}{side:<7} {_outcome(record)}")
+            tell(console, f"{side:<6}  {_outcome(record)}", INDENT)
 
 
 def _outcome(record: Record) -> str:
@@ -141,14 +140,13 @@ def _draw(target: TargetDifference, pair: Pair, console: Console) -> None:
         return
     generation = f" ({one_line(pair.generation)})" if pair.generation else ""
     say(console, (one_line(pair.prompt), "bold"), f"{generation}, {one_line(target.name)}: {pair.difference.sentence}")
-    for line in draw(pair.difference, before=pair.before, after=pair.after):
-        say(console, f"{INDENT}{one_line(line)}")
+    details(console, draw(pair.difference, before=pair.before, after=pair.after))
     say(console)
 
 
 def _notes(difference: RunDifference, console: Console) -> None:
     for note in _open_lines(difference):
-        say(console, ("note  ", "yellow"), one_line(cut(note, REASON, "the run")))
+        tell(console, f"note  {one_line(cut(note, REASON, 'the run'))}", style="yellow")
 
 
 def _open_lines(difference: RunDifference) -> Iterator[str]:

@@ -109,7 +109,7 @@ def test_the_difference_is_drawn_with_tokens_aligned(completion: Any) -> None:
     assert details == (
         "alone   't5' 't6' 't1' <eos>",
         "padded  't5' 't8' 't1' <eos>",
-        "             ^ token 1",
+        "             ^ token 1, margin 5 nats",
     )
 
 

@@ -1,10 +1,15 @@
 import io
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from harness.divergence import draw, first_difference
 from harness.inputs import GREEDY
+from harness.pins.pin import Pin
 from harness.record import Completion, Record, Request, TargetFacts, Text, Verdict
 from harness.reports import cut, duration, headline, reproduce, visible
 from harness.reports.terminal import summary
@@ -111,7 +116,7 @@ def test_a_target_error_that_no_check_tells_is_told():
 def test_hundreds_of_failures_do_not_bury_the_verdict_unless_asked_for():
     outcome = results(*[record(str(number), "failed") for number in range(200)])
     assert printed(outcome).count("it failed") == 40
-    assert "… and 160 more, not shown here" in printed(outcome)
+    assert "… and 160 more, not shown here: --verbose" in printed(outcome)
     assert printed(outcome, verbose=True).count("it failed") == 200
 
 
@@ -215,6 +220,108 @@ def test_a_matrix_too_wide_for_the_terminal_is_told_in_parts():
     assert max(map(len, table.splitlines())) <= 60
     assert all(f"a-long-target-name-{number}" in table for number in range(6))
     assert table.count("✓ 1/1") == 6
+
+
+def completion(*words, **changes):
+    request = Request(Text("a"), GREEDY)
+    ids = tuple(100 + sum(map(ord, word)) for word in words)
+    return Completion(**{"request": request, "prompt_text": "a", "prompt_ids": (1,), "ids": ids, "tokens": words,
+                         "text": "".join(words), "finish": "eos"} | changes)  # fmt: skip
+
+
+def test_the_first_divergence_of_a_failure_is_drawn_as_wide_as_the_terminal():
+    one, two = (
+        completion("The", " same", " words", " 東京", " one"),
+        completion("The", " same", " words", " 東京", " two"),
+    )
+    details = draw(first_difference(one, two), alone=one, batched=two)
+    failure = record("b", "failed", verdict=Verdict("failed", "they differ", {}, details))
+    for width in (120, 60, 40):
+        text = printed(results(failure), width=width)
+        first, second, caret = text[text.index("    alone") :].splitlines()[:3]
+        assert max(map(cell_len, (first, second, caret))) <= width
+        assert (
+            cell_len(first[: first.index("' one'")]) == cell_len(second[: second.index("' two'")]) == caret.index("^")
+        )
+        assert ("'The'" in first) is (width > 40)
+
+
+def pinned(now, pin_ids, **changes):
+    pin = Pin("b", "greedy", "digest", (1,), pin_ids, "eos", "", ())
+    told = record("b", "failed", expectation="pinned", requests=("unknown", now.request.id))
+    return results(
+        told, completions=(("other", replace(now, ids=pin_ids)), ("tiny", now)), pins={told.check: pin}, **changes
+    )
+
+
+def test_where_a_pinned_check_parts_from_its_pin_is_drawn():
+    now = completion("The", " one", "!")
+    text = printed(pinned(now, (now.ids[0], 7, 8), texts={"tiny": {7: " two"}, "other": {8: "no"}}))
+    assert (
+        "    it failed\n    pin  'The' ' two' '#8' <eos>\n    now  'The' ' one' '!' <eos>\n               ^ token 1\n"
+    ) in text
+    assert "pin  " not in printed(pinned(now, now.ids))
+
+
+def test_prose_is_folded_below_itself_on_a_terminal_and_stays_whole_in_a_file():
+    details = ("remedy  raise temperature, top_k or top_p, or let it write more", "expected: one two three four five")
+    outcome = results(record("b", "failed", verdict=Verdict("failed", "a sentence of some words", {}, details)))
+    folded = printed(outcome, width=30, force_terminal=True, color_system=None)
+    assert (
+        "    a sentence of some words\n"
+        "    remedy  raise temperature,\n"
+        "            top_k or top_p, or\n"
+        "            let it write more\n"
+        "    expected: one two three\n"
+        "              four five\n"
+        '    pytest "suites/basics.yaml::tiny::stops[b]"\n'
+    ) in folded
+    assert "".join(f"    {line}\n" for line in details) in printed(outcome, width=30)
+
+
+def test_verbose_tells_the_numbers_of_every_verdict_and_all_of_its_details():
+    numbers = {"index": 3, "margin": 0.123456789, "level": "drift"}
+    long = "x" * 5000
+    outcome = results(
+        record(
+            "b", "failed", verdict=Verdict("failed", "no", numbers, (long,)), text="a\nb", new_tokens=2, finish="eos"
+        ),
+        record("c", verdict=Verdict("passed", "yes", {"runs": 2}, ("hazard  a sentence",)), seconds=0.25),
+    )
+    text = printed(outcome, verbose=True)
+    assert f"    {long}\n    numbers  index 3, margin 0.123457, level drift\n    answer   2 tokens, eos\n" in text
+    assert "    text     a\\nb\n    pytest" in text
+    assert "stops[c]  (finish)  yes\n    hazard  a sentence\n    numbers  runs 2\n    answer   0.25 s\n" in text
+    plain = printed(outcome)
+    assert f"    {'x' * 4000}… and 1,000 more characters; all of it in results.parquet\n    pytest" in plain
+    assert "numbers" not in plain
+
+
+def test_what_a_run_folder_lacked_is_told_before_the_verdict():
+    lacks = ("tokens.parquet is missing: its\x1b generations are not known",)
+    lines = printed(results(record("a"), complete=False, lacks=lacks)).splitlines()
+    assert lines[-3] == "INCOMPLETE  tokens.parquet is missing: its\\x1b generations are not known"
+    assert lines[-1].startswith("INCOMPLETE  1 of 1 check passed")
+
+
+def test_no_color_is_honoured(monkeypatch):
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm-256color")
+    text = printed(results(record("b", "failed"), lacks=("something",)), force_terminal=True, color_system="standard")
+    codes = {code for found in re.findall(r"\x1b\[([\d;]*)m", text) for code in found.split(";")}
+    assert codes <= {"0", "1", "2"}, "bold and dim at the most"
+
+
+def test_the_matrix_is_measured_in_cells_and_as_the_console_says_it():
+    records = [record("a", target=f"東京-{number}") for number in range(8)]
+    table = printed(results(*records), width=60).partition("✓ passed")[0]
+    assert max(map(cell_len, table.splitlines())) <= 60
+    raw = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(raw, encoding="ascii", write_through=True), width=60)
+    summary(results(*records), console)
+    table = raw.getvalue().decode("ascii").partition("ok passed")[0]
+    assert max(map(len, table.splitlines())) <= 60
+    assert table.count(r"\u6771\u4eac-") == 8
 
 
 def test_a_command_is_quoted_for_the_shell():
