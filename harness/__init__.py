@@ -9,9 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from harness.backends import Backend
     from harness.comparison.measuring import Timed
     from harness.errors import CannotRun, HarnessError, NothingSelected, SuiteError, UsageError
@@ -60,6 +62,7 @@ __all__ = [
     "UsageError",
     "Verdict",
     "compare",
+    "history",
     "json_schema",
     "load_all",
     "matrix",
@@ -125,6 +128,15 @@ def read(folder: str | Path) -> Run:
     from harness.store import read
 
     return Run(read(Path(folder)))
+
+
+def history(*folders: str | Path, last: int | None = None, by: Literal["test", "check", "run"] = "test") -> DataFrame:
+    """Past runs in these folders, unset reports/: a row for each test, check, or test and run."""
+    from harness.reports.history_frame import history_frame
+    from harness.run_index import past
+    from harness.trend import history as follow
+
+    return history_frame(follow(past([Path(folder) for folder in folders or ("reports",)]), last), by)
 
 
 def _names(target: str | Sequence[str]) -> tuple[str, ...]:

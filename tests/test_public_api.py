@@ -57,6 +57,7 @@ def test_the_public_names_are_these() -> None:
         "UsageError",
         "Verdict",
         "compare",
+        "history",
         "json_schema",
         "load_all",
         "matrix",
