@@ -1,74 +1,138 @@
-"""One self-contained HTML file of a run: no script, nothing loaded from anywhere."""
+"""One self-contained HTML file of a run: it loads nothing, and runs nothing but its own script."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
-import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from harness.frame import targets_frame
 from harness.record import Batch, Completion, Record, Request, to_data
 from harness.reports import (
     SYMBOLS,
+    Cell,
     cut,
     grid,
     headline,
-    ordered,
-    reproduce,
+    one_line,
     requests_line,
-    to_tell,
     untold_errors,
     visible,
     warnings_counted,
 )
+from harness.reports.configuration import configs, measurements, properties, target_names
 from harness.reports.decision_page import decision_page
+from harness.reports.profiles import profiles
+from harness.reports.rows import ROWS, commands, embedded, row_key, table
+from harness.reports.token_view import View
+from harness.reports.token_view import texts as token_texts
+from harness.reports.token_view import views as token_views
 from harness.store import Results
-from harness.tables import encodable
 
-TEXT = 4000  # characters of one generated text, reason or line of details
-PREVIEW = 160  # characters of a text in the table of all results
-ROWS = 5000  # rows of the table of all results; a browser is slow with more
-FOLDED = 200  # rows above which the table begins closed
+FOLDER = Path(__file__).parent
+STYLES = ("page.css", "charts.css", "token_view.css")
+SCRIPTS = ("token_view.js", "detail.js", "page.js")
+TEXT = 4000  # characters of one reason, text or line of details
+PREVIEW = 160  # characters of a reason or a prompt that is told in passing
+GROUPS = 100  # kinds of failures
+ALIKE = 20  # failures of one kind that are named
 PROMPTS = 200  # generated texts, side by side
+SHADES = 4  # of the matrix
+RESULTS, TOKENS = "results.parquet", "tokens.parquet"
 
 
 def render(results: Results) -> str:
     """The whole report as one page."""
     word, sentence = headline(results)
-    told = to_tell(results.records)
+    style, script = page_style(), page_script()
+    rows = embedded(results)
+    views = token_views(results)
+    outcomes = results.outcomes
+    groups = _groups(results.records)
     return _template().render(
+        style=Markup(style),
+        script=Markup(script),
+        policy=_policy(style, script),
+        data=Markup(_as_data({"table": table(results, rows)})),
+        tokens=Markup(_as_data(_tokens(results, views))),
         word=word,
         sentence=sentence,
         results=results,
         comparison=decision_page(results),
         errors=() if results.measured else untold_errors(results),  # a comparison tells of them itself
-        checks=sum(results.outcomes.values()),
+        profiles=profiles(results),
+        checks=sum(outcomes.values()),
         name=" + ".join(suite["name"] for suite in results.suites) or "run",
-        outcomes=[(outcome, SYMBOLS[outcome], results.outcomes.get(outcome, 0)) for outcome in SYMBOLS],
-        symbols=SYMBOLS,
-        failures=[_failure(record, count) for record, count in told[:FOLDED]],
-        more_failures=len(told) - FOLDED,
-        grid=grid(results.records),
-        targets=_targets(results),
-        rows=[_row(record) for record in ordered(results.records)[:ROWS]],
-        folded=len(results.records) > FOLDED,
-        more_rows=len(results.records) - ROWS,
+        outcomes=[(outcome, SYMBOLS[outcome], outcomes.get(outcome, 0)) for outcome in SYMBOLS],
+        failures=[_failure(group) for group in groups[:GROUPS]],
+        more_failures=sum(map(len, groups[GROUPS:])),
+        matrix=_matrix(results.records),
+        targets=target_names(results),
+        properties=properties(results),
+        measurements=measurements(results),
+        configs=configs(results),
+        partings=_partings(results, views),
+        verdicts=len(results.records),
+        embedded=len(rows),
+        limit=ROWS,
         texts=_texts(results),
-        warnings=[(count, cut(text, TEXT, "tokens.parquet")) for text, count in warnings_counted(results)],
+        warnings=[(count, cut(text, TEXT, TOKENS)) for text, count in warnings_counted(results)],
         requests=requests_line(results),
         environment=[(name, _shown(value)) for name, value in results.environment.items()],
+        link=_link,
     )
+
+
+def _tokens(results: Results, views: Mapping[str, View]) -> dict[str, Any]:
+    """What the page shows token by token: by itself, for it is only read when somebody looks at it."""
+    return {"views": {visible(key): view for key, view in views.items()}, "texts": token_texts(results, views)}
+
+
+@cache
+def page_style() -> str:
+    """All rules of the page."""
+    return _joined(STYLES)
+
+
+@cache
+def page_script() -> str:
+    """All that the page runs."""
+    return f'"use strict";\n{_joined(SCRIPTS)}'
+
+
+def _joined(names: Iterable[str]) -> str:
+    return "\n".join((FOLDER / name).read_text("utf-8") for name in names)
+
+
+def _policy(style: str, script: str) -> str:
+    """Nothing is loaded from anywhere, and nothing else than these two may act."""
+    rules = (
+        "default-src 'none'",
+        f"script-src '{_digest(script)}'",
+        f"style-src '{_digest(style)}'",
+        "base-uri 'none'",
+        "form-action 'none'",
+    )
+    return "; ".join(rules)
+
+
+def _digest(text: str) -> str:
+    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader(FOLDER),
         autoescape=True,
         finalize=_finalize,
         undefined=StrictUndefined,
@@ -83,46 +147,99 @@ def _finalize(value: Any) -> Any:
     return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def _failure(record: Record, count: int) -> dict[str, Any]:
-    verdict = record.verdict
+def _as_data(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
+
+
+def _link(**state: str) -> str:
+    """An address that sets the filters of the table."""
+    return "#" + urlencode({name: visible(value) for name, value in state.items() if value})
+
+
+def _groups(records: Sequence[Record]) -> list[list[Record]]:
+    """What failed, by test and expectation; then what broke, by target and reason."""
+    groups: dict[tuple[str, ...], list[Record]] = {}
+    for record in records:
+        if record.outcome == "failed":
+            groups.setdefault(("failed", record.test, record.expectation), []).append(record)
+        elif record.outcome == "error":
+            groups.setdefault(("error", record.target, record.verdict.reason), []).append(record)
+    return sorted(groups.values(), key=lambda group: group[0].outcome != "failed")
+
+
+def _failure(group: Sequence[Record]) -> dict[str, Any]:
+    """The first of them in full, the others by name."""
+    first = group[0]
+    verdict = first.verdict
+    targets = Counter(one.target for one in group)
+    alike = {"test": first.test, "expectation": first.expectation} if first.outcome == "failed" else {}
     return {
-        "record": record,
-        "symbol": SYMBOLS[record.outcome],
-        "reason": cut(verdict.reason, TEXT, "results.parquet"),
-        "details": "\n".join(cut(line, TEXT, "results.parquet") for line in verdict.details),
-        "more": count - 1,
-        "command": reproduce(record),
+        "record": first,
+        "symbol": SYMBOLS[first.outcome],
+        "reason": cut(verdict.reason, TEXT, RESULTS),
+        "details": "\n".join(cut(line, TEXT, RESULTS) for line in verdict.details),
+        "commands": commands(first),
+        "link": _row_link(first),
+        "count": len(group),
+        "targets": ", ".join(f"{target} {count:,}" for target, count in targets.items()),
+        "others": [
+            (one.check, one_line(cut(one.verdict.reason, PREVIEW, RESULTS)), _row_link(one))
+            for one in group[1 : ALIKE + 1]
+        ],
+        "all": _link(outcome=first.outcome, **(alike or {"target": first.target})),
     }
 
 
-def _row(record: Record) -> dict[str, Any]:
-    text = record.text if len(record.text) <= PREVIEW else f"{record.text[:PREVIEW]}…"
+def _row_link(record: Record) -> str:
+    return _link(outcome=record.outcome, row=row_key(record))
+
+
+def _matrix(records: Sequence[Record]) -> dict[str, Any]:
+    """The tests by the targets; each cell leads to its rows of the table."""
+    found = grid(records)
+    rows = [
+        (test, [_lit(cell, test, target) for target, cell in zip(found.targets, cells, strict=True)])
+        for test, cells in found.rows
+    ]
+    return {"targets": found.targets, "rows": rows}
+
+
+def _lit(cell: Cell, test: str, target: str) -> dict[str, Any]:
+    return {"cell": cell, "shade": _shade(cell), "link": _link(test=test, target=target)}
+
+
+def _partings(results: Results, views: Mapping[str, View]) -> dict[str, Any]:
+    """Where each candidate of a comparison leaves the baseline's tokens: prompt by candidate, as far as it is shown."""
+    rows: dict[str, dict[str, tuple[str, str]]] = {}
+    for one in results.measured.answered if results.measured else ():
+        key = f"compare::{one.candidate}::{one.prompt}"
+        if key in views:
+            rows.setdefault(one.prompt, {})[one.candidate] = _parting(views[key]), _link(row=key)
+    candidates = list(dict.fromkeys(candidate for row in rows.values() for candidate in row))
     return {
-        "record": record,
-        "symbol": SYMBOLS[record.outcome],
-        "reason": cut(record.verdict.reason, PREVIEW, "results.parquet"),
-        "text": text,
+        "candidates": candidates,
+        "rows": rows,
+        "left_out": any(len(row) < len(candidates) for row in rows.values()),
     }
 
 
-def _targets(results: Results) -> list[dict[str, Any]]:
-    """What each target was asked to be and what it really was."""
-    facts = {encodable(fact.target): fact for fact in results.facts}
-    rows = []
-    for name, row in targets_frame(results).to_dict("index").items():
-        fact = facts.get(str(name))
-        modules = fact.modules.items() if fact else ()
-        rows.append(
-            {"name": name, "loaded": fact is not None}
-            | {str(column): value for column, value in row.items()}
-            | {column: _number(row[column]) for column in row if isinstance(row[column], float)}
-            | {
-                "modules": ", ".join(f"{count} × {kind}" for kind, count in modules),
-                "padding": fact.padding_side if fact else "",
-                "weights": fact.weights if fact else "",
-            }
-        )
-    return rows
+def _parting(view: View) -> str:
+    """`token 4, 0.13 nats`: the margin by which the baseline preferred its own."""
+    found = view["divergence"]
+    if not found:
+        return "the same tokens"
+    before = sum(column[0] is not None for column in view["aligned"][: found["column"]])
+    token, margin = view["sides"][0]["start"] + before, found["margin"]
+    return f"token {token}, {margin:.2g} nats" if isinstance(margin, float) else f"token {token}"
+
+
+def _shade(cell: Cell) -> int:
+    """0 where nothing failed, then the darker the more of the judged did."""
+    judged = cell.counts.total() - cell.counts["skipped"]
+    wrong = cell.counts["failed"] + cell.counts["error"]
+    return 1 + round((SHADES - 1) * wrong / judged) if wrong else 0
 
 
 def _texts(results: Results) -> dict[str, Any]:
@@ -164,12 +281,6 @@ def _heading(request: Request, name: str) -> dict[str, Any]:
 
 def _text(done: Completion) -> dict[str, Any]:
     return {"text": cut(done.text, TEXT), "finish": done.finish, "new_tokens": done.new_tokens}
-
-
-def _number(value: float) -> str:
-    if math.isnan(value):
-        return "–"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _shown(value: Any) -> str:
