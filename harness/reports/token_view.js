@@ -255,18 +255,30 @@ function tokenTick(view, column, from) {
 
 /* --- walking and looking ------------------------------------------------------------------------------------------ */
 
+// When the page is scrolled under a pointer that rests, nobody has pointed at anything.
+const tokenPointer = { x: -1, y: -1 };
+
+function tokenPointed(event) {
+  const moved = event.clientX !== tokenPointer.x || event.clientY !== tokenPointer.y;
+  Object.assign(tokenPointer, { x: event.clientX, y: event.clientY });
+  return moved;
+}
+
+document.addEventListener("pointerdown", tokenPointed, true);
+
 function tokenListen(state) {
   const { lines, rows } = state;
   const columnOf = (event) => {
     const cell = event.target.closest("[data-column]");
     return cell && lines.contains(cell) ? Number(cell.dataset.column) : -1;
   };
-  for (const type of ["mouseover", "focusin", "click"]) {
+  for (const type of ["mousemove", "focusin", "click"]) {
     lines.addEventListener(type, (event) => {
+      if (type === "mousemove" && !tokenPointed(event)) return;
       const column = columnOf(event);
       if (column < 0 || column >= state.view.aligned.length) return;
       const token = event.target.closest("button.token");
-      if (token && type !== "mouseover") tokenStop(rows[Number(token.dataset.side)], column);
+      if (token && type !== "mousemove") tokenStop(rows[Number(token.dataset.side)], column);
       if (type === "click") token?.focus();
       tokenShow(state, column);
     });
