@@ -1,9 +1,9 @@
-"""A failure as calls of `generate()` that should agree and do not, made as small as it can be."""
+"""A failure as calls of a model whose answers are not as they should be, made as small as it can be."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
@@ -56,14 +56,39 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Pinned:
+    """What a call should give: these tokens, each about as likely as it was."""
+
+    ids: Ids
+    logprobs: tuple[float, ...] = ()  # where the tokens are the same, and these are what changed
+    tolerance: float = 0.0  # nats by which each of them may be off
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a forward pass over the prompt and these tokens should give: about the scores that were recorded."""
+
+    ids: Ids
+    recorded: tuple[tuple[tuple[int, float], ...], ...]  # at each token: ids and log-probabilities, its own first
+    limit: float  # of the root mean square of their changes, in nats
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a call gives and should not."""
+
+    sequences: tuple[Ids, ...] = ()
+    compared: int | None = None  # so many of the first tokens tell; None: all of them
+    lacks: bool = False  # what was asked for: then prompt and length are part of the failure
+
+
+@dataclass(frozen=True)
 class Reproduction:
-    """What shows a failure: two sides that should give the same tokens, or one that should give the pinned ones."""
+    """What shows a failure: two sides that should give the same tokens, or one and what is known of it."""
 
     weights: Weights
     sides: tuple[Side, ...]
-    pinned: Ids | None = None
-    logprobs: tuple[float, ...] = ()  # of the pinned tokens, where it is these that changed
-    tolerance: float = 0.0  # nats by which each of them may be off
+    evidence: Pinned | Scores | Output | None = None
     shows: str = ""  # a sentence
 
 
@@ -71,15 +96,22 @@ Fails = Callable[[Reproduction], bool]
 
 
 def minimise(reproduction: Reproduction, fails: Fails, runs: int = RUNS) -> Reproduction:
-    """The same failure with fewer new tokens, rows and arguments and shorter prompts: every step is run again.
-
-    Of a pinned call only the end is cut: what another prompt or batch would have given was never recorded.
-    """
-    steps = (_fewer_tokens, _fewer_rows, _fewer_arguments, _shorter_prompts, _fewer_tokens)
+    """The same failure with fewer new tokens, rows and arguments and shorter prompts: every step is run again."""
     tries = _Tries(fails, runs)
-    for step in steps if reproduction.pinned is None else (_fewer_tokens,):
+    for step in _steps(reproduction.evidence):
         reproduction = step(reproduction, tries)
     return reproduction
+
+
+def _steps(evidence: Pinned | Scores | Output | None) -> Sequence[Callable[[Reproduction, Fails], Reproduction]]:
+    """Of a pinned call only the end is cut: what another prompt or batch would have given was never recorded."""
+    if isinstance(evidence, Pinned):
+        return (_fewer_tokens,)
+    if isinstance(evidence, Scores):
+        return (_fewer_scores,)
+    if isinstance(evidence, Output) and evidence.lacks:
+        return (_fewer_rows, _fewer_arguments)
+    return (_fewer_tokens, _fewer_rows, _fewer_arguments, _shorter_prompts, _fewer_tokens)
 
 
 class _Tries:
@@ -101,7 +133,7 @@ def _fewer_tokens(now: Reproduction, fails: Fails) -> Reproduction:
     passing, failing = 0, max(side.length for side in now.sides)
     while failing - passing > 1:
         length = (passing + failing) // 2
-        candidate = _limited(now, length)
+        candidate = limited(now, length)
         if fails(candidate):
             now, failing = candidate, length
         else:
@@ -109,16 +141,34 @@ def _fewer_tokens(now: Reproduction, fails: Fails) -> Reproduction:
     return now
 
 
-def _limited(now: Reproduction, length: int) -> Reproduction:
-    def limited(side: Side) -> Mapping[str, Any]:
+def limited(now: Reproduction, length: int) -> Reproduction:
+    """The same calls, with at most so many new tokens."""
+
+    def limits(side: Side) -> Mapping[str, Any]:
         ends = {"max_new_tokens": min(side.length, length)}
         if "min_new_tokens" in side.arguments:
             ends["min_new_tokens"] = min(side.arguments["min_new_tokens"], length)
         return {**side.arguments, **ends}
 
-    pinned = None if now.pinned is None else now.pinned[:length]
-    shorter = _with(now, lambda side: {"arguments": limited(side)})
-    return dataclasses.replace(shorter, pinned=pinned, logprobs=now.logprobs[:length])
+    shorter = _with(now, lambda side: {"arguments": limits(side)})
+    pin = now.evidence
+    if isinstance(pin, Pinned):
+        pin = dataclasses.replace(pin, ids=pin.ids[:length], logprobs=pin.logprobs[:length])
+    return dataclasses.replace(shorter, evidence=pin)
+
+
+def _fewer_scores(now: Reproduction, fails: Fails) -> Reproduction:
+    """The least number of ids at each token that shows it: the token's own, and the likeliest others."""
+    scores = now.evidence
+    assert isinstance(scores, Scores)
+    count = 1
+    while count < max(map(len, scores.recorded)):
+        fewer = dataclasses.replace(scores, recorded=tuple(likely[:count] for likely in scores.recorded))
+        candidate = dataclasses.replace(now, evidence=fewer)
+        if fails(candidate):
+            return candidate
+        count *= 2
+    return now
 
 
 def _fewer_rows(now: Reproduction, fails: Fails) -> Reproduction:
@@ -137,7 +187,7 @@ def _rows_of(side: Side, kept: Collection[Ids]) -> dict[str, Any]:
 
 
 def _fewer_arguments(now: Reproduction, fails: Fails) -> Reproduction:
-    """Without arguments that both sides have; those in which they differ are what is shown."""
+    """Without arguments that all sides have; those in which they differ are what is shown."""
     first, *others = (side.arguments for side in now.sides)
     shared = [name for name in first if name not in KEPT and all(first[name] == other.get(name) for other in others)]
 

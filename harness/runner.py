@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -138,7 +138,8 @@ class Runner:
         if check.test.expect.pass_rate is None:
             yield from each(check, judged[0][1], check.xfail(device))
         else:
-            yield rate(check, check.test.expect.pass_rate, judged, check.xfail(device))
+            found = rate(check, check.test.expect.pass_rate, judged, check.xfail(device))
+            yield dataclasses.replace(found, verdict=self._reproduced_rate(check, found.verdict, judged))
 
     def _judge_case(self, check: Check, case: Case) -> dict[str, Judgement]:
         return {name: self._judge(check, case, name) for name in case.expectations}
@@ -156,10 +157,10 @@ class Runner:
                 self._held_to |= {check.id: expectation.memory.pin} if expectation.memory.pin else {}
             if verdict.status == "failed" and self._explain:
                 verdict = self._explained(check, expectation, verdict, answers)
-            if verdict.status == "failed" and self._repros:
-                verdict = self._reproduced(check, expectation, f"{check.name}-{name}", verdict, answers)
         except Exception as error:
-            verdict = broken(error)
+            return broken(error), answers
+        if check.test.expect.pass_rate is None:  # else one miss is no failure yet
+            verdict = self._reproduced(check, name, verdict, [(expectation, answers)])
         return verdict, answers
 
     def _asked(self, check: Check, case: Case, name: str) -> tuple[Expectation, list[Answer]]:
@@ -193,7 +194,8 @@ class Runner:
         except Exception as error:
             return broken(error), []
         answers = [answer for _, given in parts for answer in given]
-        return reach_set(cast(OverSet, parts[0][0]), parts), answers
+        verdict = reach_set(cast(OverSet, parts[0][0]), parts)
+        return self._reproduced(check, name, verdict, parts), answers
 
     def _not_for(self, check: Check, expectation: Expectation) -> str:
         traits = self.answers.backend(Setting.of_check(check)).facts.traits
@@ -214,26 +216,36 @@ class Runner:
             else verdict
         )
 
-    def _reproduced(
-        self, check: Check, expectation: Expectation, name: str, verdict: Verdict, answers: Sequence[Answer]
+    def _reproduced_rate(
+        self, check: Check, verdict: Verdict, judged: Sequence[tuple[Case, Mapping[str, Judgement]]]
     ) -> Verdict:
-        """With the path of a script that shows it without the harness, where there is one."""
-        from harness.backends.reproducing import NotReproducible, reproduce
+        """By one of the prompts that do not meet it."""
+        if verdict.status != "failed" or not self._repros:
+            return verdict
+        missed = [
+            (case, name) for case, by_name in judged for name, (one, _) in by_name.items() if one.status == "failed"
+        ]
+        parts = [self._asked(check, case, name) for case, name in missed]
+        return self._reproduced(check, "pass_rate", verdict, parts)
 
-        assert self._repros is not None
+    def _reproduced(
+        self, check: Check, name: str, verdict: Verdict, parts: Sequence[tuple[Expectation, Sequence[Answer]]]
+    ) -> Verdict:
+        """With the path of a script that shows a failure without the harness, where there is one."""
+        if verdict.status != "failed" or not self._repros:
+            return verdict
+        from harness.backends.calls import NotReproducible
+        from harness.backends.reproducing import reproduce
+
+        name = f"{check.name}-{name}"
         self.answers.observer.says(f"looking for the smallest script that shows {name}")
-        completions = [answer for answer in answers if isinstance(answer, Completion)]
+        prompts = [(one, [answer for answer in answers if isinstance(answer, Completion)]) for one, answers in parts]
         try:
-            made = reproduce(
-                self.answers.backend(Setting.of_check(check)),
-                completions,
-                self._repros,
-                f"{check.target.name}-{name}",
-                shows=verdict.reason,
-                memory=getattr(expectation, "memory", None),
-            )
-        except (CannotRun, OSError) as error:
-            made = NotReproducible(str(error).splitlines()[0])
+            backend = self.answers.backend(Setting.of_check(check))
+            shows = verdict.reason if check.over_set else ""
+            made = reproduce(backend, prompts, self._repros, f"{check.target.name}-{name}", shows)
+        except Exception as error:  # the verdict stands, whatever becomes of the script
+            made = NotReproducible(f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}")
         line = f"repro   none: {made.reason}" if isinstance(made, NotReproducible) else f"repro   python {made}"
         return dataclasses.replace(verdict, details=(*verdict.details, line))
 

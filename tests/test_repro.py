@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from harness.repro import RUNS, Reproduction, Side, Weights, minimise
+from harness.repro import RUNS, Output, Pinned, Reproduction, Scores, Side, Weights, minimise
 
 GREEDY = {"do_sample": False, "max_new_tokens": 40, "min_new_tokens": 30, "repetition_penalty": 1.2}
 PROMPT = tuple(range(10, 30))
@@ -103,16 +103,16 @@ def test_a_neighbour_leaves_both_batches() -> None:
 
 
 def test_of_a_pin_only_the_end_is_cut() -> None:
-    pinned = Reproduction(Weights("model"), (side(rows=(PROMPT, *OTHERS)),), tuple(range(40)))
+    pinned = Reproduction(Weights("model"), (side(rows=(PROMPT, *OTHERS)),), Pinned(tuple(range(40))))
     small = minimise(pinned, lambda one: one.sides[0].length >= 5)
 
-    assert small.pinned == (0, 1, 2, 3, 4)
+    assert small.evidence == Pinned((0, 1, 2, 3, 4))
     assert small.sides[0].rows == (PROMPT, *OTHERS)
     assert small.sides[0].arguments == GREEDY | {"max_new_tokens": 5, "min_new_tokens": 5}
 
 
 def test_without_a_limit_the_librarys_own_is_where_it_begins() -> None:
-    unsaid = Reproduction(Weights("model"), (side(arguments={"do_sample": False}),), tuple(range(20)))
+    unsaid = Reproduction(Weights("model"), (side(arguments={"do_sample": False}),), Pinned(tuple(range(20))))
     fails = Failing(lambda one: one.length >= 5)
 
     assert minimise(unsaid, fails).sides[0].arguments == {"do_sample": False, "max_new_tokens": 5}
@@ -120,7 +120,40 @@ def test_without_a_limit_the_librarys_own_is_where_it_begins() -> None:
 
 
 def test_of_pinned_probabilities_as_many_are_left_as_of_tokens() -> None:
-    pinned = Reproduction(Weights("model"), (side(),), tuple(range(40)), tuple(-float(n) for n in range(40)), 0.5)
-    small = minimise(pinned, Failing(lambda one: one.length >= 3))
+    known = Pinned(tuple(range(40)), tuple(-float(n) for n in range(40)), 0.5)
+    small = minimise(Reproduction(Weights("model"), (side(),), known), Failing(lambda one: one.length >= 3))
 
-    assert (small.pinned, small.logprobs, small.tolerance) == ((0, 1, 2), (0.0, -1.0, -2.0), 0.5)
+    assert small.evidence == Pinned((0, 1, 2), (0.0, -1.0, -2.0), 0.5)
+
+
+def test_an_output_is_made_smaller_as_calls_that_should_agree_are() -> None:
+    rows = (PROMPT, *OTHERS)
+    said = Reproduction(Weights("model"), (side(rows=rows),), Output())
+    small = minimise(said, lambda one: 13 in one.sides[0].prompt and one.sides[0].length >= 7)
+
+    assert small.sides[0].rows == ((13, 29),)
+    assert small.sides[0].arguments == {"do_sample": False, "max_new_tokens": 7}
+
+
+def test_what_an_output_lacks_was_asked_for_by_its_prompt_and_has_as_many_tokens_to_come() -> None:
+    said = Reproduction(Weights("model"), (side(rows=(*OTHERS, PROMPT), row=6),), Output(lacks=True))
+    small = minimise(said, lambda _: True)
+
+    assert small.sides[0].rows == (PROMPT,)
+    assert small.sides[0].arguments == {"do_sample": False, "max_new_tokens": 40}
+
+
+@pytest.mark.parametrize(("needed", "left"), [(1, 1), (2, 2), (3, 4), (5, 6), (7, 6)])
+def test_of_recorded_scores_the_likeliest_are_left(needed: int, left: int) -> None:
+    """1, 2, 4 … of them are tried, the token's own first; 7 of 6 are never enough."""
+    likely = tuple((n, -float(n)) for n in range(6))
+    recorded = Reproduction(Weights("model"), (side(),), Scores((1, 2), (likely, likely), 0.1))
+    small = minimise(recorded, lambda one: all(len(some) >= needed for some in scores_of(one).recorded))
+
+    assert scores_of(small) == Scores((1, 2), (likely[:left],) * 2, 0.1)
+    assert small.sides == recorded.sides
+
+
+def scores_of(one: Reproduction) -> Scores:
+    assert isinstance(one.evidence, Scores)
+    return one.evidence

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from harness.repro import Reproduction, Side, Weights
+from harness.repro import Output, Pinned, Reproduction, Scores, Side, Weights
 from harness.repro_script import script, write
 
 NASTY = 'a "quoted" \'text\'\nwith lines\r, \\ backslashes, {braces}, 😀, \u2028, \u202e and """'
@@ -37,7 +37,7 @@ def constants(text: str) -> dict[str, Any]:
 def test_any_text_is_data_and_never_source() -> None:
     arguments = {"do_sample": False, "stop_strings": [NASTY, "'", '"']}
     weights = Weights(f"/models/{NASTY}", origin=NASTY, revision=NASTY)
-    one = Reproduction(weights, (side(NASTY, arguments=arguments),), (1, 2), shows=NASTY)
+    one = Reproduction(weights, (side(NASTY, arguments=arguments),), Pinned((1, 2)), shows=NASTY)
 
     text = script(one)
     held = constants(text)
@@ -75,11 +75,44 @@ def test_the_source_is_short_and_says_what_it_shows() -> None:
     lines = script(long).splitlines()
 
     assert max(map(len, lines)) <= 120
-    assert len(lines) < 160
+    assert len(lines) < 165
     comments = [line[2:] for line in lines if line.startswith("# ")]
     assert " ".join(comments) == shows.strip()
     imported = {name.split(".")[0] for node in ast.parse("\n".join(lines)).body for name in _imported(node)}
     assert imported == {"sys", "torch", "transformers"}
+
+
+@pytest.mark.parametrize("shows", ["", "short", NASTY, "stuck from token 3 on: 'w1 w2' 16 times in a row, " * 5])
+def test_of_an_output_the_sentence_is_data(shows: str) -> None:
+    said = Output(((4, 5), (6,)), 1)
+    text = script(Reproduction(Weights("model"), (side(NASTY),), said, shows))
+    held = constants(text)
+
+    assert (held["OUTPUT"], held["COMPARED"], held["WHY"]) == ([[4, 5], [6]], 1, shows)
+    assert list(held["CALLS"]) == [NASTY]
+    assert max(map(len, text.splitlines())) <= 120 or shows == NASTY
+    assert "PINNED" not in text
+
+
+def test_of_scores_nothing_is_generated() -> None:
+    recorded = Scores((4, 5), (((4, -0.5), (9, -2.0)), ((5, -0.25),)), 0.125)
+    text = script(Reproduction(Weights("model"), (side(rows=(PROMPT, (1, 2)), row=1),), recorded, "moved"))
+    held = constants(text)
+
+    assert held["PROMPT"] == [1, 2]
+    assert held["TOKENS"] == [4, 5]
+    assert held["RECORDED"] == [{4: -0.5, 9: -2.0}, {5: -0.25}]
+    assert held["LIMIT"] == 0.125
+    assert "# moved\n" in text
+    assert "generate" not in text
+
+
+def test_many_scores_stay_within_the_line() -> None:
+    likely = tuple((n, -n / 7) for n in range(100, 140))
+    text = script(Reproduction(Weights("model"), (side(),), Scores((1,), (likely,), 0.125)))
+
+    assert max(map(len, text.splitlines())) <= 120
+    assert constants(text)["RECORDED"] == [dict(likely)]
 
 
 def _imported(node: ast.AST) -> list[str]:
