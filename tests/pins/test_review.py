@@ -60,8 +60,8 @@ def test_tokens_and_text_are_drawn_around_the_first_difference():
     assert lines == (
         "finish  eos -> length",
         "tokens  7 -> 6",
-        "ids  old  … 22 333 4 5 66 7 <eos>",
-        "     new  … 22 333 4 5 7 <length>",
+        "ids  old  1 22 333 4 5 66 7 <eos>",
+        "     new  1 22 333 4 5 7 <length>",
         "                       ^ token 5",
         "text old  … " + "x" * 21 + "green\\n tea",
         "     new  … " + "x" * 21 + "great",
