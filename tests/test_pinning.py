@@ -175,6 +175,7 @@ def test_pytest_records_and_holds(pytester: pytest.Pytester, monkeypatch: pytest
     assert any("CHANGED" in line for line in changed.outlines)
 
 
+@pytest.mark.slow
 def test_workers_of_xdist_record_too(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CI", raising=False)
     pytester.makefile(".yaml", demo=SUITE.replace("prompts: {", "quantization: [none, nf4]\nprompts: {", 1))

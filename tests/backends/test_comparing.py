@@ -137,6 +137,7 @@ def test_texts_are_read_by_every_target(write: Write, tiny: Any, tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 def test_generation_configs_are_candidates_and_what_they_change_is_after_the_processors(write: Write) -> None:
     generation = (
         "generation:\n  greedy: {do_sample: false, max_new_tokens: 6}\n"
@@ -198,6 +199,7 @@ def test_side_by_side_the_baseline_is_timed_in_turns_and_stays(write: Write, mon
     assert run.compare().loc["tiny-bf16", "speedup"] == pytest.approx(sum(ratios) / 2)
 
 
+@pytest.mark.slow
 def test_one_target_is_resident_at_a_time(write: Write, monkeypatch: Any) -> None:
     from harness import backends
     from harness.backends.transformers import Transformers
@@ -306,6 +308,7 @@ def test_one_suite_at_a_time(write: Write, tmp_path: Path) -> None:
         prepare([first, second])
 
 
+@pytest.mark.slow
 def test_limit_takes_the_first_prompts_and_a_target_brings_the_baseline_along(write: Write) -> None:
     run = harness.compare(write(LEVELS), target="tiny-bf16", limit=2, checks=False, speed=False)
     assert list(run.compare().index) == ["tiny-fp32", "tiny-bf16"]
@@ -313,6 +316,7 @@ def test_limit_takes_the_first_prompts_and_a_target_brings_the_baseline_along(wr
     assert run.frame().empty
 
 
+@pytest.mark.slow
 def test_another_baseline_by_name(write: Write) -> None:
     run = harness.compare(write(LEVELS), baseline="tiny-bf16", checks=False, speed=False)
     assert list(run.compare().index) == ["tiny-bf16", "tiny-fp32"]

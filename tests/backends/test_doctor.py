@@ -50,6 +50,7 @@ def test_its_files_are_linted(diagnosis: Diagnosis) -> None:
     assert {"hub_sampling", "padding_side"} <= {finding.rule for finding in diagnosis.findings}
 
 
+@pytest.mark.slow
 def test_the_page(folder: Path) -> None:
     done = CliRunner().invoke(app, ["doctor", str(folder), "--device", "cpu"])
     assert done.exit_code == 1

@@ -434,6 +434,7 @@ def test_a_token_forced_at_the_limit_is_not_taken_for_the_failure(load: Load, mo
     assert small(backend, [done], pinned(done, wrong)).evidence == Pinned(wrong)
 
 
+@pytest.mark.slow
 def test_a_flip_by_rounding_does_not_stand_in_for_a_failure(load: Load) -> None:
     """In 16 bits two shapes may part by a near-tie with nothing wrong: that is not what is to be shown."""
     backend = load(dtype="bfloat16")

@@ -439,6 +439,7 @@ def test_a_fresh_process_gives_the_same_tokens(tiny: Any, load: Any) -> None:
     assert [list(step.top_ids) for step in there.steps] == [list(step.top_ids) for step in here.steps]
 
 
+@pytest.mark.slow
 def test_a_fresh_process_that_cannot_load_says_why(tmp_path: Path) -> None:
     from harness.backends import process
 

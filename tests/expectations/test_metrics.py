@@ -506,6 +506,7 @@ def test_a_metric_of_the_hub_is_asked_for_once_and_not_at_all_when_offline(
     assert evaluate.config.HF_EVALUATE_OFFLINE is False
 
 
+@pytest.mark.slow
 def test_nothing_is_written_or_printed_by_our_own_metrics(tmp_path: Path) -> None:
     code = (
         "from harness.expectations.metrics import OWN, _computing\n"
