@@ -173,7 +173,7 @@ def _failure(group: Sequence[Record]) -> dict[str, Any]:
     """The first of them in full, the others by name."""
     first = group[0]
     verdict = first.verdict
-    targets = Counter(one.target for one in group)
+    targets = Counter(one.target for one in group[1:])
     alike = {"test": first.test, "expectation": first.expectation} if first.outcome == "failed" else {}
     return {
         "record": first,

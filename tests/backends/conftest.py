@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from harness.backends import load
+from harness.inputs import Model
+from harness.record import Target
 
 WORDS = [f"w{number}" for number in range(90)]
 TEMPLATE = (
@@ -152,12 +157,20 @@ def spread(model: Any, deviations: dict[str, float]) -> None:
                 weight.normal_(0, next(value for part, value in deviations.items() if part in name))
 
 
+def load_once(path: Path) -> None:
+    """What that imports stays: each later collection, with every model that is closed, need not look at it."""
+    load(Target("first", "first", Model(path=str(path), device="cpu"), "nf4")).close()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Build a tiny model, or take the one that was built before with the same arguments."""
     built: dict[str, Path] = {}
 
     def build(architecture: str = "llama", **config: Any) -> Path:
+        if not built:
+            load_once(save_model(tmp_path_factory.mktemp("first"), "llama"))
         key = f"{architecture}{sorted(config.items())}"
         if key not in built:
             built[key] = save_model(tmp_path_factory.mktemp(architecture), architecture, **config)

@@ -18,6 +18,8 @@ from harness.pins.book import Book, mode_of
 from harness.pins.recording import save
 from harness.plan import plan
 from harness.runner import Runner
+from harness.store import read
+from harness.store import save as save_run
 
 PROMPTS = {"one": "w1 w2 w3", "two": "w5 w6 w7 w8 w9 w10 w11", "three": "w20 w30"}
 
@@ -242,6 +244,11 @@ def test_what_a_failed_check_was_held_to_comes_along(suite: Any, tmp_path: Path)
     pinned = files.read(str(pin_file(tmp_path))).pins
     for one in judgements:
         assert results.pins[one.check.id] == pinned[f"{one.check.cases[0].name}@greedy"]
+    assert read(save_run(results, tmp_path)).pins.keys() == results.pins.keys()
+    for check, pin in read(save_run(results, tmp_path)).pins.items():
+        assert [list(step.top_logprobs) for step in pin.steps] == [
+            list(step.top_logprobs) for step in results.pins[check].steps
+        ]
     # Every token that was likely has its text.
     (said,) = results.texts.values()
     likely = {token for _, done in results.completions for step in done.steps for token in step.top_ids[:5]}

@@ -271,7 +271,7 @@ def test_failures_of_one_test_are_told_once_and_the_others_named():
     ]
     page = Page(render(results(*records)))
     assert len(page.having("article")) == 2
-    assert "and 2 more of the same test: int8 1, nf4 2" in page.text
+    assert "and 2 more of the same test: nf4 2" in page.text
     assert "B another\\nreason C it failed all 3 in the table" in page.text
     links = [parse_qs(link["href"][1:]) for link in page.having("a")]
     assert {"outcome": ["failed"], "row": ["B|finish"]} in links
@@ -348,7 +348,7 @@ def test_an_error_shared_by_many_checks_is_told_once():
     records = [record(str(number), "error", verdict=verdict) for number in range(3)]
     page = Page(render(results(*records, errors=("tiny: no such model", "other: out of memory"))))
     assert len(page.having("article")) == 1
-    assert "and 2 more of the same reason: tiny 3" in page.text
+    assert "and 2 more of the same reason: tiny 2" in page.text
     loading = page.text[page.text.index("Could not be loaded") : page.text.index("What failed")]
     assert "other: out of memory" in loading
     assert "tiny" not in loading
