@@ -145,6 +145,8 @@ def align(first: Sequence[Any], other: Sequence[Any], skipped: int = 0) -> Pairs
     """
     rest = first[skipped:]
     same = _first_unequal(rest, other)
+    # The first that differ stand beside each other, too: there both sides had the same text before them.
+    same += same < min(len(rest), len(other))
     matcher = SequenceMatcher(None, rest[same:], other[same:], autojunk=False)
     pairs: Pairs = [(i, None) for i in range(min(skipped, len(first)))]
     pairs += [(skipped + i, i) for i in range(same)]

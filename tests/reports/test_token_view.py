@@ -105,8 +105,8 @@ def drawn(first, other, skipped=0):
     [
         ("abc", "abc", ("abc", "abc")),
         ("abc", "axc", ("abc", "axc")),
-        ("abcdef", "abXcdef", ("ab–cdef", "abXcdef")),
-        ("abXcdef", "abcdef", ("abXcdef", "ab–cdef")),
+        ("abcdef", "abXcdef", ("abc–def", "abXcdef")),
+        ("abXcdef", "abcdef", ("abXcdef", "abc–def")),
         ("abcdef", "aXYdef", ("abcdef", "aXYdef")),
         ("abcd", "ab", ("abcd", "ab––")),
         ("", "ab", ("––", "ab")),
@@ -123,7 +123,7 @@ def test_two_sides_are_aligned_by_what_changed(first, other, rows):
 
 def test_a_side_that_goes_on_from_a_part_of_the_first_begins_there():
     assert drawn("abcdef", "def", 3) == ("abcdef", "–––def")
-    assert drawn("abcdef", "deXf", 3) == ("abcde–f", "–––deXf")
+    assert drawn("abcdef", "deXf", 3) == ("abcdef–", "–––deXf")
 
 
 def test_any_two_sides_are_aligned_in_order_with_nothing_lost_and_as_one_up_to_the_first_difference():
@@ -147,8 +147,8 @@ def test_several_sides_share_their_columns(view):
     made = view(
         [record(*asked)], [("fp32", done(words, one)) for words, one in zip((base, more, most), asked, strict=True)]
     )
-    assert said(made, 0) == ["The", "–", "–", " capital", " is", "."]
-    assert said(made, 1) == ["The", " also", "–", " capital", " is", "."]
+    assert said(made, 0) == ["The", " capital", "–", "–", " is", "."]
+    assert said(made, 1) == ["The", " also", " capital", "–", " is", "."]
     assert said(made, 2) == ["The", " also", " known", " capital", " is", "."]
     assert made["divergence"]["column"] == 1
 
