@@ -125,12 +125,16 @@ def test_against_an_earlier_run_regressions_come_first(run: Run, capsys: pytest.
     assert text.index("knows") < text.index("### Other failures") < text.index("stops")
     assert main(["report", after, "--format", "annotations", "--against", before]) == 0
     assert [line.split(",")[1] for line in capsys.readouterr().out.splitlines()] == ["line=10", "line=11"]
+    assert main(["report", after, "--against", before]) == 0
+    page = Path(capsys.readouterr().out.strip()).read_text()
+    assert page.index(">Since ") < page.index("✗ regressed") < page.index(">What failed<")
+    assert "1 check regressed, 1 of 2 generations changed" in page
 
 
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--against", "x"], "--against says nothing to html"),
+        (["--against", "x", "--format", "junit"], "--against says nothing to junit"),
         (["--rows", "generations"], "--rows says nothing to html"),
         (["--format", "summary", "--against", "gone"], "gone does not exist"),
         (["--format", "sarif"], "sarif"),

@@ -35,7 +35,7 @@ class Rows(StrEnum):
 
 
 FILES = (Format.HTML, Format.PARQUET)  # not to be printed
-AGAINST = (Format.SUMMARY, Format.ANNOTATIONS)
+AGAINST = (Format.HTML, Format.SUMMARY, Format.ANNOTATIONS)
 OF_ROWS = (Format.CSV, Format.JSONL, Format.PARQUET)
 
 
@@ -48,7 +48,7 @@ def report(
         Rows.VERDICTS
     ),
     against: Annotated[
-        Path | None, typer.Option(metavar="RUN", help="Of summary and annotations: an earlier run; regressions first.")
+        Path | None, typer.Option(metavar="RUN", help="An earlier run: what got worse since comes first.")
     ] = None,
     write: Annotated[Path | None, typer.Option(metavar="FILE", help="Write it to this file instead.")] = None,
 ) -> None:
@@ -68,7 +68,7 @@ def report(
     and what is missing is told. The exit code says whether that went well, not how the run went.
     """
     if against and wanted not in AGAINST:
-        raise UsageError(f"--against says nothing to {wanted}", "Give it to --format summary or --format annotations.")
+        raise UsageError(f"--against says nothing to {wanted}", "Give it to --format html, summary or annotations.")
     if rows is not Rows.VERDICTS and wanted not in OF_ROWS:
         raise UsageError(f"--rows says nothing to {wanted}", "Give it to --format csv, jsonl or parquet.")
     from harness.store import read
@@ -95,7 +95,7 @@ def _text(results: Results, wanted: Format, rows: Table, before: Results | None)
     from harness.reports import data, html, junit, pull_request
 
     made: dict[Format, Callable[[], str]] = {
-        Format.HTML: lambda: html.render(results),
+        Format.HTML: lambda: html.render(results, before),
         Format.SUMMARY: lambda: pull_request.summary_md(results, before),
         Format.ANNOTATIONS: lambda: "".join(f"{line}\n" for line in pull_request.annotations(results, before)),
         Format.JUNIT: lambda: junit.junit_xml(results),

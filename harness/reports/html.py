@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
@@ -32,7 +31,8 @@ from harness.reports import (
 from harness.reports.configuration import configs, measurements, properties, target_names
 from harness.reports.decision_page import decision_page
 from harness.reports.profiles import profiles
-from harness.reports.rows import ROWS, commands, embedded, row_key, table
+from harness.reports.rows import ROWS, commands, embedded, link, row_link, table
+from harness.reports.since import since
 from harness.reports.token_view import View
 from harness.reports.token_view import texts as token_texts
 from harness.reports.token_view import views as token_views
@@ -50,8 +50,8 @@ SHADES = 4  # of the matrix
 RESULTS, TOKENS = "results.parquet", "tokens.parquet"
 
 
-def render(results: Results) -> str:
-    """The whole report as one page."""
+def render(results: Results, before: Results | None = None) -> str:
+    """The whole report as one page; against an earlier run, what got worse since comes first."""
     word, sentence = headline(results)
     style, script = page_style(), page_script()
     rows = embedded(results)
@@ -67,6 +67,7 @@ def render(results: Results) -> str:
         word=word,
         sentence=sentence,
         results=results,
+        since=since(results, before),
         comparison=decision_page(results),
         errors=() if results.measured else untold_errors(results),  # a comparison tells of them itself
         profiles=profiles(results),
@@ -88,7 +89,7 @@ def render(results: Results) -> str:
         warnings=[(count, cut(text, TEXT, TOKENS)) for text, count in warnings_counted(results)],
         requests=requests_line(results),
         environment=[(name, _shown(value)) for name, value in results.environment.items()],
-        link=_link,
+        link=link,
     )
 
 
@@ -153,11 +154,6 @@ def _as_data(value: Any) -> str:
     return re.sub("[<>&\u2028\u2029]", lambda match: f"\\u{ord(match[0]):04x}", text)
 
 
-def _link(**state: str) -> str:
-    """An address that sets the filters of the table."""
-    return "#" + urlencode({name: visible(value) for name, value in state.items() if value})
-
-
 def _groups(records: Sequence[Record]) -> list[list[Record]]:
     """What failed, by test and expectation; then what broke, by target and reason."""
     groups: dict[tuple[str, ...], list[Record]] = {}
@@ -181,19 +177,15 @@ def _failure(group: Sequence[Record]) -> dict[str, Any]:
         "reason": cut(verdict.reason, TEXT, RESULTS),
         "details": "\n".join(cut(line, TEXT, RESULTS) for line in verdict.details),
         "commands": commands(first),
-        "link": _row_link(first),
+        "link": row_link(first),
         "count": len(group),
         "targets": ", ".join(f"{target} {count:,}" for target, count in targets.items()),
         "others": [
-            (one.check, one_line(cut(one.verdict.reason, PREVIEW, RESULTS)), _row_link(one))
+            (one.check, one_line(cut(one.verdict.reason, PREVIEW, RESULTS)), row_link(one))
             for one in group[1 : ALIKE + 1]
         ],
-        "all": _link(outcome=first.outcome, **(alike or {"target": first.target})),
+        "all": link(outcome=first.outcome, **(alike or {"target": first.target})),
     }
-
-
-def _row_link(record: Record) -> str:
-    return _link(outcome=record.outcome, row=row_key(record))
 
 
 def _matrix(records: Sequence[Record]) -> dict[str, Any]:
@@ -207,7 +199,7 @@ def _matrix(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _lit(cell: Cell, test: str, target: str) -> dict[str, Any]:
-    return {"cell": cell, "shade": _shade(cell), "link": _link(test=test, target=target)}
+    return {"cell": cell, "shade": _shade(cell), "link": link(test=test, target=target)}
 
 
 def _partings(results: Results, views: Mapping[str, View]) -> dict[str, Any]:
@@ -216,7 +208,7 @@ def _partings(results: Results, views: Mapping[str, View]) -> dict[str, Any]:
     for one in results.measured.answered if results.measured else ():
         key = f"compare::{one.candidate}::{one.prompt}"
         if key in views:
-            rows.setdefault(one.prompt, {})[one.candidate] = _parting(views[key]), _link(row=key)
+            rows.setdefault(one.prompt, {})[one.candidate] = _parting(views[key]), link(row=key)
     candidates = list(dict.fromkeys(candidate for row in rows.values() for candidate in row))
     return {
         "candidates": candidates,

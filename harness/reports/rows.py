@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlencode
 
 from harness.record import Completion, Record
 from harness.reports import SYMBOLS, cut, ordered, reproduce, visible
@@ -55,6 +56,16 @@ def table(results: Results, records: Sequence[Record]) -> dict[str, Any]:
 def row_key(record: Record) -> str:
     """By which the address of the page names a verdict."""
     return visible(f"{record.check}|{record.expectation}")
+
+
+def link(**state: str) -> str:
+    """An address that sets the filters of the table."""
+    return "#" + urlencode({name: visible(value) for name, value in state.items() if value})
+
+
+def row_link(record: Record) -> str:
+    """An address that opens this verdict."""
+    return link(outcome=record.outcome, row=row_key(record))
 
 
 def commands(record: Record) -> list[str]:

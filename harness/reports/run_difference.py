@@ -34,12 +34,12 @@ def show_runs(difference: RunDifference, console: Console, *, verbose: bool = Fa
     say(console)
     _changes(difference, console, verbose=verbose)
     if difference.targets:
-        rows = [(target.name, [(cell, "") for cell in _cells(target)]) for target in difference.targets]
+        rows = [(target.name, [(cell, "") for cell in cells(target)]) for target in difference.targets]
         tables(console, "target", COLUMNS, rows)
     _verdicts(difference, console, verbose=verbose)
     _generations(difference, console, verbose=verbose)
     _notes(difference, console)
-    word, sentence = _verdict(difference)
+    word, sentence = verdict(difference)
     say(console, (f"{word}  ", VERDICTS[word]), sentence)
 
 
@@ -59,7 +59,7 @@ def _was_and_is(change: Change, *, verbose: bool) -> str:
     return " → ".join(value if verbose or len(value) <= VALUE else f"{value[:VALUE]}…" for value in values)
 
 
-def _cells(target: TargetDifference) -> list[str]:
+def cells(target: TargetDifference) -> list[str]:
     compared, asked = len(target.compared), len(target.pairs)
     kinds = ("equal", "rounding", "change", "sampled")
     kl = target.mean_kl_at_least
@@ -96,7 +96,7 @@ def _verdicts(difference: RunDifference, console: Console, *, verbose: bool) -> 
             _one_verdict(pair, look, word, console)
         if len(pairs) > len(shown):
             say(console, f"… and {len(pairs) - len(shown):,} more {word}: --verbose")
-    for count, what in _other_verdicts(difference):
+    for count, what in other_verdicts(difference):
         say(console, f"{counted(count, 'verdict')} {what}", style="dim")
     if difference.verdicts:
         say(console)
@@ -114,7 +114,7 @@ def _outcome(record: Record) -> str:
     return f"{record.outcome}: {cut(one_line(record.verdict.reason), REASON, 'results.parquet')}"
 
 
-def _other_verdicts(difference: RunDifference) -> Iterator[tuple[int, str]]:
+def other_verdicts(difference: RunDifference) -> Iterator[tuple[int, str]]:
     changed: Counter[str] = Counter(
         f"{pair.before.outcome} → {pair.after.outcome}"
         for pair in difference.verdicts_that("changed")
@@ -145,11 +145,11 @@ def _draw(target: TargetDifference, pair: Pair, console: Console) -> None:
 
 
 def _notes(difference: RunDifference, console: Console) -> None:
-    for note in _open_lines(difference):
+    for note in open_lines(difference):
         tell(console, f"note  {one_line(cut(note, REASON, 'the run'))}", style="yellow")
 
 
-def _open_lines(difference: RunDifference) -> Iterator[str]:
+def open_lines(difference: RunDifference) -> Iterator[str]:
     for name in difference.only_before:
         yield f"target {name} is only in the run before"
     for name in difference.only_after:
@@ -167,7 +167,7 @@ def _open_lines(difference: RunDifference) -> Iterator[str]:
         yield "both runs measured their targets: `harness compare RUN` shows what each found"
 
 
-def _verdict(difference: RunDifference) -> tuple[str, str]:
+def verdict(difference: RunDifference) -> tuple[str, str]:
     """One word, one sentence."""
     regressed = _checks(difference.verdicts_that("regressed"))
     fixed = _checks(difference.verdicts_that("fixed"))

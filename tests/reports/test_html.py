@@ -2,6 +2,7 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from urllib.parse import parse_qs
 
@@ -9,6 +10,7 @@ from harness.comparison.measured import Candidate
 from harness.inputs import GREEDY, Model
 from harness.record import Batch, Completion, Record, Request, Target, TargetFacts, Text, Verdict
 from harness.reports.html import page_style, render
+from harness.reports.since import since
 from harness.store import Results
 
 VOID = {"meta", "br", "img", "input", "link", "hr"}
@@ -505,3 +507,53 @@ def test_a_comparison_leads_to_the_tokens_at_which_candidates_part(compared):
     assert keys
     assert set(keys) <= set(page.data["views"])
     assert {"compare::nf4::p0"} <= set(keys)
+
+
+# --- against an earlier run ---------------------------------------------------------------------------------------
+
+
+def runs(**changes):
+    before = results(record("a"), record("b", "failed"), record("c"))
+    after = results(record("a", "failed"), record("b"), record("c"))
+    return before, replace(after, **changes)
+
+
+def test_what_got_worse_comes_first_and_leads_to_its_row():
+    before, after = runs(environment={"libraries": {"torch": "9.9"}})
+    page = Page(render(after, before))
+    order = [
+        "WORSE 1 check regressed, 1 check fixed",
+        "regressed",
+        "fixed",
+        "What else changed",
+        "torch",
+        "9.9",
+        "What failed",
+    ]
+    places = [page.text.index(words) for words in order]
+    assert places == sorted(places)
+    assert page.having("section", id="since")
+    assert page.having("a", href="#since")
+    links = [parse_qs(link["href"][1:]) for link in page.having("a")]
+    assert {"outcome": ["failed"], "row": [f"{after.records[0].check}|{after.records[0].expectation}"]} in links
+
+
+def test_the_same_run_again_is_said_to_be_the_same():
+    before, _ = runs()
+    found = since(before, before)
+    assert (found["word"], found["look"]) == ("SAME", "passed")
+    assert not any(kind["pairs"] for kind in found["kinds"])
+    assert since(before, None) is None
+
+
+def test_what_two_runs_say_is_shown_and_acts_nowhere():
+    before, after = runs()
+    evil = "".join(EVIL)
+    bad = replace(after.records[0], check=evil, verdict=replace(after.records[0].verdict, reason=evil))
+    good = replace(before.records[0], check=evil)
+    text = render(replace(after, records=(bad,), command=evil), replace(before, records=(good,)))
+    page = Page(text)
+    assert "<script>alert(1)</script>" in page.text
+    assert len(page.having("script")) == 3
+    assert not page.having("iframe")
+    assert not page.having("img")
