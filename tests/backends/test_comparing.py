@@ -179,6 +179,7 @@ def test_memory_and_speed_are_measured_for_each_target(write: Write) -> None:
     assert second.batch == pytest.approx([2 * 2 / one.seconds for one in batches[1:]])  # without the warm-up
 
 
+@pytest.mark.slow
 def test_side_by_side_the_baseline_is_timed_in_turns_and_stays(write: Write, monkeypatch: Any) -> None:
     from harness.backends.transformers import Transformers
 
@@ -249,6 +250,7 @@ def test_a_candidate_that_cannot_be_loaded_leaves_the_others(write: Write, tiny:
     assert frame.loc["two-none", "kl"] > 0
 
 
+@pytest.mark.slow
 def test_a_run_folder_gives_the_same_comparison_back(write: Write, tmp_path: Path) -> None:
     run = harness.compare(write(LEVELS + FAST + "budget: {max_kl: 0.1, min_top1: 0.5}\n"))
     again = harness.read(run.save(tmp_path / "reports"))

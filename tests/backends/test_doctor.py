@@ -31,6 +31,7 @@ def diagnosis(folder: Path) -> Diagnosis:
     return diagnose(Model(path=str(folder), dtype="float32", device="cpu"), "sampler")
 
 
+@pytest.mark.slow
 def test_the_invariants_hold_and_the_padding_side_does_not(diagnosis: Diagnosis) -> None:
     fine, bites = diagnosis.by_expectation("passed"), diagnosis.by_expectation("failed", "error")
     assert {"left_padding", "static_cache", "one_forward", "prefix", "processor_order", "seeded"} <= set(fine)
@@ -39,12 +40,14 @@ def test_the_invariants_hold_and_the_padding_side_does_not(diagnosis: Diagnosis)
     assert "loading" not in fine
 
 
+@pytest.mark.slow
 def test_what_bare_calls_do_is_told(diagnosis: Diagnosis) -> None:
     (record,) = diagnosis.by_expectation("passed")["bare_call"]
     assert record.verdict.numbers["generate.do_sample"] is True
     assert "samples" in record.verdict.reason
 
 
+@pytest.mark.slow
 def test_its_files_are_linted(diagnosis: Diagnosis) -> None:
     assert diagnosis.not_looked_at == ""
     assert {"hub_sampling", "padding_side"} <= {finding.rule for finding in diagnosis.findings}

@@ -160,6 +160,7 @@ def run_all(paths: list[Path], env: dict[str, str], folder: Path) -> list[tuple[
     return [(code, said) for code, said in json.loads(done.stdout.splitlines()[-1])]
 
 
+@pytest.mark.slow
 def test_scripts_of_every_kind_need_no_harness(load: Load, stranger: Any, tmp_path: Path) -> None:
     """Two calls, a pin, an output, recorded scores: each shows its failure, and says so no more once it is none."""
     (done,) = answered(load(), Request(PROMPT, GREEDY))
