@@ -17,7 +17,7 @@ from harness.expectations import Expectation
 from harness.expectations.pinned import OfPrompt
 from harness.judgement import reach
 from harness.pins.drift import measure, pooled
-from harness.pins.ladder import Ruler
+from harness.pins.ladder import Ruler, noise_times
 from harness.pins.packing import storage_rounding
 from harness.pins.pin import Memory, Pin
 from harness.record import Completion, Verdict
@@ -277,10 +277,9 @@ def _scores(expectation: OfPrompt, memory: Memory, pin: Pin) -> Scores:
         tuple((int(one), _rounded(value)) for one, value in step.items() if math.isfinite(value)) for step in known
     )
     limits = expectation.spec.limits
-    times = limits.noise_rms if expectation.over_set else limits.prompt_noise_rms
-    widened = max(1.0, math.sqrt(limits.full_length / len(likely)))
+    times, _ = noise_times(len(likely), limits, alone=not expectation.over_set)
     ruler = Ruler(memory.header.floor, limits, storage_rounding(memory.lane))
-    return Scores(pin.ids, likely, times * math.sqrt(widened) * ruler.rms)
+    return Scores(pin.ids, likely, times * ruler.rms)
 
 
 def _rounded(value: float) -> float:

@@ -108,10 +108,9 @@ def _text(results: Results, wanted: Format, rows: Table, before: Results | None)
 
 def _tell_what_lacks(results: Results) -> None:
     """On stderr, because stdout is what was asked for."""
-    from harness.reports import one_line
+    from harness.reports import lacking, one_line
 
-    lacks = results.lacks or (() if results.complete else ("the run was stopped before its end",))
-    for lack in lacks:
+    for lack in lacking(results):
         print(f"incomplete: {one_line(lack)}", file=sys.stderr)
 
 

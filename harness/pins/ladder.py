@@ -238,7 +238,7 @@ def _above_noise(drifts: Sequence[Drift], sums: Pooled, ruler: Ruler, alone: boo
 def _exceeding(sums: Pooled, ruler: Ruler, alone: bool) -> list[str]:
     if not sums.tokens:
         return []
-    rms, kl = _noise_times(sums, ruler, alone)
+    rms, kl = noise_times(sums.tokens, ruler.limits, alone)
     found = []
     if not sums.rms <= rms * ruler.rms:
         found.append(f"RMS {sums.rms:.3g} > {rms:.3g} × floor {ruler.rms:.3g} nats")
@@ -247,17 +247,17 @@ def _exceeding(sums: Pooled, ruler: Ruler, alone: bool) -> list[str]:
     return found
 
 
-def _noise_times(sums: Pooled, ruler: Ruler, alone: bool) -> tuple[float, float]:
-    """How many times the floor is noise: of RMS and of KL."""
-    limits, widened = ruler.limits, _widened(sums, ruler)
+def noise_times(tokens: int, limits: Limits, alone: bool) -> tuple[float, float]:
+    """How many times the floor is noise, of RMS and of KL: over so many tokens, of one prompt alone or of several."""
+    widened = _widened(tokens, limits)
     # KL is of the order of a square: what widens its mean by so much widens the RMS by the root of it.
     if alone:
         return limits.prompt_noise_rms * math.sqrt(widened), limits.prompt_noise_kl * widened
     return limits.noise_rms * math.sqrt(widened), limits.noise_kl * widened
 
 
-def _widened(sums: Pooled, ruler: Ruler) -> float:
-    return max(1.0, math.sqrt(ruler.limits.full_length / max(sums.tokens, 1)))
+def _widened(tokens: int, limits: Limits) -> float:
+    return max(1.0, math.sqrt(limits.full_length / max(tokens, 1)))
 
 
 def _allowed(drift: Drift, flip: Flip, tokens: int, ruler: Ruler) -> float:
@@ -283,7 +283,11 @@ def _processed(sums: Pooled, ruler: Ruler) -> str:
     """Raw scores show noise; whether those after all processors do, too."""
     if math.isnan(sums.processed):
         return ""
-    allowed = ruler.limits.processed * _widened(sums, ruler) * max(sums.distance, ruler.storage_rounding, ROUNDING)
+    allowed = (
+        ruler.limits.processed
+        * _widened(sums.tokens, ruler.limits)
+        * max(sums.distance, ruler.storage_rounding, ROUNDING)
+    )
     if sums.processed <= allowed:
         return ""
     return (
@@ -348,7 +352,7 @@ def _identity(sums: Pooled, ruler: Ruler) -> str:
 
 
 def _noise(drifts: Sequence[Drift], sums: Pooled, ruler: Ruler, alone: bool) -> str:
-    rms, kl = _noise_times(sums, ruler, alone)
+    rms, kl = noise_times(sums.tokens, ruler.limits, alone)
     flips = [drift.flips[0].margin for drift in drifts if drift.flips]
     told = f"RMS {sums.rms:.3g} <= {rms:.3g} × floor {ruler.rms:.3g}, KL {sums.kl:.3g} <= {kl:.3g} × {ruler.kl:.3g}"
     return f"{told}; {f'first flips at margins <= {max(flips):.3g} nats' if flips else 'no flip'}"

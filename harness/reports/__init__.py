@@ -129,6 +129,12 @@ def _word(results: Results, counts: Counter[str]) -> str:
     return "SKIPPED" if counts["skipped"] == counts.total() else "PASSED"
 
 
+def lacking(results: Results) -> tuple[str, ...]:
+    """Why it is not the whole run; nothing where it is."""
+    stopped = "the run was stopped before the end: what was not reached is missing"
+    return results.lacks or (() if results.complete else (stopped,))
+
+
 def to_tell(records: Iterable[Record]) -> list[tuple[Record, int]]:
     """Failures and errors; an error that many checks of a target share is told once, with how many there are."""
     told: dict[tuple[object, ...], list[Record]] = {}

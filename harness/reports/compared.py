@@ -11,7 +11,7 @@ from harness.comparison.figures import figure, number
 from harness.comparison.measured import Measured
 from harness.comparison.statistics import Interval
 from harness.comparison.summary import STATISTICS, Summary
-from harness.reports import untold_errors
+from harness.reports import lacking, untold_errors
 from harness.store import Results, outcome_by_check
 from harness.wording import counted
 
@@ -155,9 +155,7 @@ def notes(results: Results, summaries: Sequence[Summary]) -> list[str]:
     told += [
         f"not loaded: {error}" for error in untold_errors(results) if not any(reason in error for reason in reasons)
     ]
-    told += results.lacks
-    if not results.complete and not results.lacks:
-        told.append("stopped before the end: what was not reached is missing")
+    told += lacking(results)
     for one in summaries:
         pace = one.values.get("drift")
         if pace and not 1 / DRIFT <= pace.value <= DRIFT:

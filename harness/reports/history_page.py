@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from harness.reports import SYMBOLS, duration, visible
+from harness.reports import SYMBOLS, duration
 from harness.reports.history import differs_words, failing_words, flake_words, headline, rate_words
+from harness.reports.pages import digest, joined, template
 from harness.run_index import PastRun
 from harness.trend import FAILING, Change, CheckTrend, History, TargetTrend, TestTrend
 
-FOLDER = Path(__file__).parent
 STYLES = ("page.css", "history.css")
 DRAWN = 60  # runs in one drawing: the last ones
 STEP, HEIGHT, MARK = 5, 18, 6  # of a run's bar, and of the mark above it where something failed
@@ -58,12 +54,12 @@ class Line:
 
 def render(history: History, place: Path) -> str:
     """The whole page; links to the runs are written as seen from the folder that the page will lie in."""
-    style = "".join((FOLDER / name).read_text(encoding="utf-8") for name in STYLES)
+    style = joined(STYLES)
     word, sentence = headline(history)
     groups = groupby(history.tests, key=lambda test: (test.suite, test.target))
-    return _template().render(
+    return template("history.html.j2").render(
         style=Markup(style),
-        style_hash=_hash(style),
+        style_hash=digest(style),
         word=word,
         sentence=sentence,
         failing=[_failing(test) for test in history.failing[:SHOWN]],
@@ -77,23 +73,6 @@ def render(history: History, place: Path) -> str:
         durations=_line([run.seconds for run in history.runs], "s", "duration of a run"),
         notes=history.notes,
     )
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        finalize=lambda value: visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("history.html.j2")
-
-
-def _hash(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
 
 
 def _failing(test: TestTrend) -> dict[str, Any]:

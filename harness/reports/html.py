@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from harness.record import Batch, Completion, Record, Request, to_data
@@ -22,6 +18,7 @@ from harness.reports import (
     cut,
     grid,
     headline,
+    lacking,
     one_line,
     requests_line,
     untold_errors,
@@ -30,6 +27,7 @@ from harness.reports import (
 )
 from harness.reports.configuration import configs, measurements, properties, target_names
 from harness.reports.decision_page import decision_page
+from harness.reports.pages import digest, joined, template
 from harness.reports.profiles import profiles
 from harness.reports.rows import ROWS, commands, embedded, link, row_link, table
 from harness.reports.since import since
@@ -38,7 +36,6 @@ from harness.reports.token_view import texts as token_texts
 from harness.reports.token_view import views as token_views
 from harness.store import Results
 
-FOLDER = Path(__file__).parent
 STYLES = ("page.css", "charts.css", "token_view.css")
 SCRIPTS = ("token_view.js", "detail.js", "page.js")
 TEXT = 4000  # characters of one reason, text or line of details
@@ -58,7 +55,9 @@ def render(results: Results, before: Results | None = None) -> str:
     views = token_views(results)
     outcomes = results.outcomes
     groups = _groups(results.records)
-    return _template().render(
+    return template(
+        "report.html.j2"
+    ).render(
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),
@@ -67,6 +66,7 @@ def render(results: Results, before: Results | None = None) -> str:
         word=word,
         sentence=sentence,
         results=results,
+        lacking=lacking(results),
         since=since(results, before),
         comparison=decision_page(results),
         errors=() if results.measured else untold_errors(results),  # a comparison tells of them itself
@@ -101,51 +101,25 @@ def _tokens(results: Results, views: Mapping[str, View]) -> dict[str, Any]:
 @cache
 def page_style() -> str:
     """All rules of the page."""
-    return _joined(STYLES)
+    return joined(STYLES)
 
 
 @cache
 def page_script() -> str:
     """All that the page runs."""
-    return f'"use strict";\n{_joined(SCRIPTS)}'
-
-
-def _joined(names: Iterable[str]) -> str:
-    return "\n".join((FOLDER / name).read_text("utf-8") for name in names)
+    return f'"use strict";\n{joined(SCRIPTS)}'
 
 
 def _policy(style: str, script: str) -> str:
     """Nothing is loaded from anywhere, and nothing else than these two may act."""
     rules = (
         "default-src 'none'",
-        f"script-src '{_digest(script)}'",
-        f"style-src '{_digest(style)}'",
+        f"script-src '{digest(script)}'",
+        f"style-src '{digest(style)}'",
         "base-uri 'none'",
         "form-action 'none'",
     )
     return "; ".join(rules)
-
-
-def _digest(text: str) -> str:
-    return f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}"
-
-
-@cache
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        finalize=_finalize,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    return environment.get_template("report.html.j2")
-
-
-def _finalize(value: Any) -> Any:
-    """Every {{ value }} passes here on its way to the page, before it is escaped."""
-    return visible(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _as_data(value: Any) -> str:

@@ -10,7 +10,6 @@ const headers = [...document.querySelectorAll("#rows [data-sort]")];
 const COLUMNS = headers.map((button) => button.dataset.sort);
 const FILTERS = ["outcome", "test", "target", "expectation"];
 const SEARCHED = ["check", "reason", "details", "text", "said", "expectation", "generation", "model", "finish", "xfail"];
-const SYMBOLS = { failed: "✗", error: "!", xpassed: "X", xfailed: "x", passed: "✓", skipped: "–" };
 const AHEAD = 10; // rows painted above and below those in sight
 const IN_CELL = 200; // characters of a text in the table
 const ROW = Math.round(2.125 * parseFloat(getComputedStyle(document.documentElement).fontSize)); // its height, pixels
@@ -159,7 +158,7 @@ function cell(name, row) {
 }
 
 function outcomeText(row) {
-  return `${SYMBOLS[word("outcome", row)]} ${word("outcome", row)}`;
+  return `${table.symbols[word("outcome", row)]} ${word("outcome", row)}`;
 }
 
 function numberText(number) {

@@ -1,5 +1,7 @@
 """What a pull request shows of a run: a summary in GitHub's markdown, and annotations on the lines of the tests."""
 
+# No `from __future__ import annotations` here: a function of this module has that name.
+
 import html
 import os
 import re
@@ -22,6 +24,7 @@ from harness.reports import (
     cut,
     grid,
     headline,
+    lacking,
     one_line,
     reproduce,
     requests_line,
@@ -223,8 +226,7 @@ def _fitting(items: Sequence[T], shown: Callable[[T], str], room: int, noun: str
 
 def _head(results: Results) -> str:
     word, sentence = headline(results)
-    lacks = results.lacks or (() if results.complete else ("it was stopped before the end",))
-    notes = [("⚠ incomplete", lack, "") for lack in lacks]
+    notes = [("⚠ incomplete", lack, "") for lack in lacking(results)]
     notes += [(f"{SYMBOLS['error']} not loaded", error, "") for error in untold_errors(results)]
     passes = (record for record in results.records if record.outcome == "xpassed")
     notes += [(f"{SYMBOLS['xpassed']} passed unexpectedly", one.check, one.xfail) for one in passes]

@@ -37,6 +37,7 @@ def table(results: Results, records: Sequence[Record]) -> dict[str, Any]:
         "total": len(results.records),
         "count": len(records),
         "outcomes": [outcome for outcome in SYMBOLS if outcome in told],
+        "symbols": SYMBOLS,
         "words": {
             name: _column([value(record) for record in records], room, "results.parquet")
             for name, value in OF_RECORD.items()

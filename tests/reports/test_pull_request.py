@@ -230,7 +230,8 @@ def test_tests_that_failed_stand_first_in_the_matrix(plain):
 
 
 def test_a_run_that_is_not_whole_is_marked(plain):
-    assert "⚠ incomplete: <code>it was stopped before the end</code>" in summary_md(plain(complete=False))
+    why = "the run was stopped before the end&#58; what was not reached is missing"
+    assert f"⚠ incomplete: <code>{why}</code>" in summary_md(plain(complete=False))
     assert "⚠ incomplete: <code>only verdicts</code>" in summary_md(plain(lacks=("only verdicts",)))
     assert "incomplete" not in summary_md(plain())
 
