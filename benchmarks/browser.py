@@ -86,7 +86,7 @@ def watched(browser: Browser, **options: Any) -> Iterator[tuple[Page, Watch]]:
 
 
 def opened(page: Page, file: Path, state: str = "") -> None:
-    """Open a report and wait until its first rows are painted."""
+    """Open a report and wait until all of it is there, and answers."""
     page.goto(f"{file.resolve().as_uri()}{'#' if state else ''}{state}")
     until(page, "performance.getEntriesByName('harness:ready').length > 0")
 

@@ -1,7 +1,7 @@
 // The table of results with its filters and its order, and the address that holds them. What one result says: detail.js.
 
 const byId = (id) => document.getElementById(id);
-const { table } = JSON.parse(byId("data").textContent);
+const table = dataIn("data"); // the rest of its columns stands behind this script: the first rows need not wait for it
 const viewport = byId("viewport");
 const detail = byId("detail");
 const body = byId("rows").tBodies[0];
@@ -10,6 +10,7 @@ const headers = [...document.querySelectorAll("#rows [data-sort]")];
 const COLUMNS = headers.map((button) => button.dataset.sort);
 const FILTERS = ["outcome", "test", "target", "expectation"];
 const SEARCHED = ["check", "reason", "details", "text", "said", "expectation", "generation", "model", "finish", "xfail"];
+const YET_TO_COME = { values: [], codes: [] };
 const AHEAD = 10; // rows painted above and below those in sight
 const IN_CELL = 200; // characters of a text in the table
 const ROW = Math.round(2.125 * parseFloat(getComputedStyle(document.documentElement).fontSize)); // its height, pixels
@@ -21,8 +22,12 @@ let current = 0; // the place at which the keyboard is
 
 // ---- the data: columns of texts, each text once, and columns of numbers
 
+function dataIn(id) {
+  return JSON.parse(byId(id).textContent);
+}
+
 function word(name, row) {
-  const { values, codes } = table.words[name];
+  const { values, codes } = table.words[name] ?? YET_TO_COME;
   return values[codes.length ? codes[row] : 0] ?? "";
 }
 
@@ -70,7 +75,7 @@ function once(make) {
 }
 
 // Large, and seldom looked at: what is shown token by token.
-const tokens = once(() => JSON.parse(byId("tokens-data").textContent));
+const tokens = once(() => dataIn("tokens-data"));
 
 function viewOf(key) {
   const { views, texts } = tokens();
@@ -359,8 +364,17 @@ function start() {
   root.style.setProperty("--row", `${ROW}px`);
   byId("explorer").hidden = !table.count;
   fillFilters();
+  const wanted = asked() ?? opening();
+  const inRows = !wanted.q && !wanted.row && !wanted.sort; // what is asked for is told by the columns that are there
+  if (inRows) obey(wanted);
+  afterFrame(() => performance.mark("harness:rows"));
+  document.addEventListener("DOMContentLoaded", () => complete(wanted));
+}
+
+function complete(wanted) {
+  Object.assign(table.words, dataIn("words-data"));
   listen();
-  obey(asked() ?? opening());
+  obey(wanted);
   if (state.row && !detail.hidden) enterDetail();
   afterFrame(() => performance.mark("harness:ready"));
 }

@@ -16,6 +16,7 @@ ROWS = 20_000  # embedded at most: with more, only what did not pass
 LONG = 4000  # characters of one text …
 SHORT = 160  # … and of one that comes after so many characters that the page would get large:
 ENOUGH = 4_000_000
+IN_A_ROW = ("outcome", "test", "target", "prompt", "expectation", "reason")  # what the first rows cannot do without
 SCRIPT = "repro   python "  # so a line of details begins that names a script which shows the failure
 
 
@@ -27,30 +28,35 @@ def embedded(results: Results) -> list[Record]:
     return [record for record in records if record.outcome != "passed"][:ROWS]
 
 
-def table(results: Results, records: Sequence[Record]) -> dict[str, Any]:
-    """For the page's script: a column for each thing that is told of a verdict."""
+def table(results: Results, records: Sequence[Record]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """For the page's script: a column for each thing that is told of a verdict; then those that are long."""
     answers = {(target, done.request.id): done for target, done in results.completions}
     first = [_first_answer(record, answers) for record in records]
     told = {record.outcome for record in results.records}
-    room = _Room()
-    return {
+    words = _words(records, first)
+    soon = {
         "total": len(results.records),
         "count": len(records),
         "outcomes": [outcome for outcome in SYMBOLS if outcome in told],
         "symbols": SYMBOLS,
-        "words": {
-            name: _column([value(record) for record in records], room, "results.parquet")
-            for name, value in OF_RECORD.items()
-        }
-        | {
-            name: _column([value(done) if done else "" for done in first], room, "tokens.parquet")
-            for name, value in OF_ANSWER.items()
-        },
+        "words": {name: words.pop(name) for name in IN_A_ROW},
         "numbers": {
             "new_tokens": [record.new_tokens for record in records],
             "seconds": [_rounded(record.seconds) for record in records],
             "line": [record.line for record in records],
         },
+    }
+    return soon, words
+
+
+def _words(records: Sequence[Record], answers: Sequence[Completion | None]) -> dict[str, Any]:
+    room = _Room()
+    return {
+        name: _column([value(record) for record in records], room, "results.parquet")
+        for name, value in OF_RECORD.items()
+    } | {
+        name: _column([value(done) if done else "" for done in answers], room, "tokens.parquet")
+        for name, value in OF_ANSWER.items()
     }
 
 

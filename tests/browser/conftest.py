@@ -29,7 +29,7 @@ def browser():
 
 @pytest.fixture
 def visit(browser):
-    """visit(file, state, **options): its page, once the first rows are painted; options are those of the context."""
+    """visit(file, state, **options): its page, once it answers; options are those of the context."""
     watches = []
     with ExitStack() as stack:
 

@@ -36,8 +36,13 @@ def results(*records, completions=()):
 
 
 def made(*records, completions=()):
-    run = results(*records, completions=completions)
-    return table(run, embedded(run))
+    return whole(results(*records, completions=completions))
+
+
+def whole(run):
+    """What the page has when all of it is there."""
+    soon, late = table(run, embedded(run))
+    return soon | {"words": soon["words"] | late}
 
 
 def said(columns, name):
@@ -55,11 +60,19 @@ def test_what_went_wrong_comes_first_and_each_text_is_kept_once():
     assert (found["total"], found["count"]) == (4, 4)
 
 
+def test_the_first_rows_need_not_wait_for_what_is_long():
+    run = results(record("a", text="long " * 100), record("b", "failed", text="longer " * 100))
+    soon, late = table(run, embedded(run))
+    assert "long" not in str(soon)
+    assert set(late).isdisjoint(soon["words"])
+    assert {"check", "text", "details"} <= set(late)
+
+
 def test_more_than_a_page_can_hold_is_what_did_not_pass(monkeypatch):
     monkeypatch.setattr(rows, "ROWS", 3)
     run = results(record("a"), record("b", "failed"), record("c"), record("d", "xfailed"))
     assert [one.prompt for one in embedded(run)] == ["b", "d"]
-    found = table(run, embedded(run))
+    found = whole(run)
     assert (found["total"], found["count"], found["outcomes"]) == (4, 2, ["failed", "xfailed", "passed"])
     assert len(embedded(results(*[record(str(number), "failed") for number in range(5)]))) == 3
     assert len(embedded(results(record("a"), record("b"), record("c")))) == 3
