@@ -180,16 +180,22 @@ def _more(names: Sequence[str]) -> str:
     return f" and {len(names) - 1} more" if len(names) > 1 else ""
 
 
+def _negative(one: Summary, statistic: str) -> float | None:
+    return -one.values[statistic].value if statistic in one.values else None
+
+
+def _speed(one: Summary) -> float | None:
+    """Over the baseline's: measured in turns, what slows the machine for a while slows both."""
+    found = one.values.get("speedup") or one.values.get("batch_tokens_per_second")
+    return found.value if found else None
+
+
 # What makes one candidate better than another: quality, memory, speed. Each as "higher is better".
 QUALITIES: Sequence[Callable[[Summary], float | None]] = (
     lambda one: _negative(one, "kl") if "kl" in one.values else _negative(one, "bits_per_byte"),
     lambda one: _negative(one, "peak_mb") if "peak_mb" in one.values else _negative(one, "weights_mb"),
-    lambda one: one.values["batch_tokens_per_second"].value if "batch_tokens_per_second" in one.values else None,
+    _speed,
 )
-
-
-def _negative(one: Summary, statistic: str) -> float | None:
-    return -one.values[statistic].value if statistic in one.values else None
 
 
 def _pareto(summaries: Sequence[Summary]) -> tuple[str, ...]:
@@ -213,8 +219,7 @@ def _beats(one: Sequence[float | None], other: Sequence[float | None]) -> bool:
 def _cheapest(summaries: Sequence[Summary], shipped: Sequence[str]) -> str:
     def cost(one: Summary) -> tuple[float, float]:
         memory = one.values.get("peak_mb") or one.values.get("weights_mb")
-        speed = one.values.get("batch_tokens_per_second")
-        return (memory.value if memory else float("inf")), -(speed.value if speed else 0.0)
+        return (memory.value if memory else float("inf")), -(_speed(one) or 0.0)
 
     able = [one for one in summaries if one.candidate.name in shipped]
     return min(able, key=cost).candidate.name if able else ""

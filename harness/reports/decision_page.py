@@ -20,8 +20,8 @@ FAR = 3.0  # times the largest point, or the smallest through it: a limit beyond
 WORDS = 8  # candidates beside whose points is written that they are in the Pareto set; of more the shape tells it
 MEMORY = {"peak_mb": "peak memory, MB", "weights_mb": "weights, MB"}
 QUALITY = {"kl": "KL, nats a token", "bits_per_byte": "bits per byte of the texts"}
-SPEED = {"batch_tokens_per_second": "tokens/s in batch"}
-UNITS = {"kl": " nats", "bits_per_byte": " bits per byte", "batch_tokens_per_second": " tokens/s"}
+SPEED = {"speedup": "speed in batch, × the baseline's", "batch_tokens_per_second": "tokens/s in batch"}
+UNITS = {"kl": " nats", "bits_per_byte": " bits per byte", "speedup": " ×", "batch_tokens_per_second": " tokens/s"}
 
 
 def decision_page(results: Results) -> dict[str, Any] | None:
@@ -77,13 +77,17 @@ def _headline(decision: Decision, summaries: Sequence[Summary]) -> dict[str, str
 
 def _cost(chosen: Summary, baseline: Summary) -> str:
     """`300 MB (0.5 × the baseline's), 22 tokens/s (0.71 ×), KL 0.02 nats a token`."""
+    memory = _first_known(MEMORY, [chosen])
+    theirs, faster = baseline.values.get(memory), chosen.values.get("speedup")
+    ratio = chosen.values[memory].value / theirs.value if theirs and theirs.value else None
     parts = []
-    for key in (_first_known(MEMORY, [chosen]), _first_known(SPEED, [chosen])):
-        mine, theirs = chosen.values.get(key), baseline.values.get(key)
-        if mine:
-            beside = f" ({mine.value / theirs.value:.2g} × the baseline's)" if theirs and theirs.value else ""
-            unit = " MB of memory" if key in MEMORY else UNITS[key]
-            parts.append(f"{number(mine.value)}{unit}{beside if chosen is not baseline else ''}")
+    for key, unit, times in (
+        (memory, "MB of memory", ratio),
+        ("batch_tokens_per_second", "tokens/s", faster and faster.value),
+    ):
+        if key in chosen.values:
+            beside = f" ({times:.2g} × the baseline's)" if times and chosen is not baseline else ""
+            parts.append(f"{number(chosen.values[key].value)} {unit}{beside}")
     quality = _first_known(QUALITY, [chosen])
     parts += [f"{QUALITY[quality]}: {figure(chosen.values[quality])}"] if quality and chosen is not baseline else []
     return ", ".join(parts)

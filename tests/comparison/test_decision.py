@@ -237,6 +237,19 @@ def test_taken_in_turns_speed_is_judged_whatever_the_pace() -> None:
     assert gate({"min_speedup": 1.1}, timings={"base": timing("base"), "own": own}).word == "ship"
 
 
+def test_taken_in_turns_who_is_faster_is_told_by_the_turns() -> None:
+    replays = {name: [replay(kl=0.0)] * PROMPTS for name in ("base", "fast", "slow")}
+    timings = {
+        "base": timing("base", rate=100),
+        # While the faster one was measured the machine ran at a third of its pace: so did the baseline beside it.
+        "fast": dataclasses.replace(timing("fast", rate=50), beside_batch=(33.0,) * 3),
+        "slow": dataclasses.replace(timing("slow", rate=80), beside_batch=(100.0,) * 3),
+    }
+    found = decide(results(replays, timings, {"max_kl": 0.1}))
+    assert found.pareto == ("fast",)
+    assert found.cheapest == "fast"
+
+
 @pytest.mark.parametrize(
     ("records", "word", "reason"),
     [

@@ -24,6 +24,14 @@ class TestHeadline:
         assert page["headline"]["sentence"] == "ship fp32: it alone keeps the budget"
         assert page["headline"]["cost"] == "600 MB of memory, 31 tokens/s"
 
+    def test_measured_in_turns_its_speed_is_that_beside_the_baseline(self, compared, measures):
+        known = measures()
+        # 22 tokens/s while the baseline beside it made 44, and not the 31 that it had made alone
+        turns = {"int8": (44.0,) * 3}
+        timings = tuple(replace(one, beside_batch=turns.get(one.candidate, ())) for one in known.timings)
+        page = decision_page(compared(measured=measures(timings=timings)))
+        assert "22 tokens/s (0.5 × the baseline's)" in page["headline"]["cost"]
+
     @pytest.mark.parametrize(
         ("budget", "told"),
         [
@@ -95,8 +103,8 @@ class TestPlots:
     def test_speed_and_quality_stand_over_the_same_memory(self, compared):
         speed, quality = decision_page(compared())["plots"]
         assert speed.text == (
-            "tokens/s in batch over peak memory, MB. fp32 (Pareto): 600 MB, 31 tokens/s; "
-            "int8 (Pareto, ship): 300 MB, 22 tokens/s; nf4 (Pareto): 250 MB, 36 tokens/s"
+            "speed in batch, × the baseline's over peak memory, MB. fp32 (Pareto): 600 MB, 1 ×; "
+            "int8 (Pareto, ship): 300 MB, 0.710 ×; nf4 (Pareto): 250 MB, 1.16 ×"
         )
         assert quality.text == (
             "KL, nats a token over peak memory, MB. fp32 (Pareto): 600 MB, 0 nats; "
@@ -138,10 +146,10 @@ class TestPlots:
             "candidate",
             "in the Pareto set",
             "peak memory, MB",
-            "tokens/s in batch",
+            "speed in batch, × the baseline's",
             "KL, nats a token",
         )
-        assert table.rows[0] == ("fp32", "yes", "600", "31 [30, 32]", "0")
+        assert table.rows[0] == ("fp32", "yes", "600", "1", "0")
         assert [row[0] for row in table.rows] == ["fp32", "int8", "nf4"]
 
     def test_without_speed_and_memory_there_is_nothing_to_draw(self, compared, measures):

@@ -119,7 +119,8 @@ def results(*records, **changes):
 def test_the_page_loads_nothing_and_runs_only_its_own_script():
     page = Page(render(results(record(), record("b", "failed"))))
     (policy,) = page.having("meta", **{"http-equiv": "Content-Security-Policy"})
-    assert [found.get("type") for found in page.having("script")] == ["application/json", "application/json", None]
+    data = "application/json"
+    assert [found.get("type") for found in page.having("script")] == [data, None, data, data]
     style, _, script, _, _ = page.raw
     assert policy["content"] == (
         f"default-src 'none'; script-src '{digest(script)}'; style-src '{digest(style)}'; "
@@ -557,6 +558,6 @@ def test_what_two_runs_say_is_shown_and_acts_nowhere():
     text = render(replace(after, records=(bad,), command=evil), replace(before, records=(good,)))
     page = Page(text)
     assert "<script>alert(1)</script>" in page.text
-    assert len(page.having("script")) == 3
+    assert len(page.having("script")) == 4
     assert not page.having("iframe")
     assert not page.having("img")
