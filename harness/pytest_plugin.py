@@ -8,10 +8,11 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -32,8 +33,8 @@ if TYPE_CHECKING:
 Marks = dict[str, pytest.MarkDecorator]
 SUFFIXES = (".yaml", ".yml")
 TOP_KEY = re.compile(r"^[{ ]{0,2}[\"']?([A-Za-z_]+)[\"']?\s*:", re.MULTILINE)
-SHARE = "harness"  # under this key a worker of xdist hands its share of the summary to the controller
-NOT_MERGED = "harness: --harness-report needs a run without -n: what several workers found is not merged"
+IN_GITHUB = ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY")
+SHARE = "harness"  # under this key the controller of xdist and its workers hand each other what is below
 
 
 class CheckFailed(Exception):
@@ -44,37 +45,6 @@ class NotJudged(Exception):
     """A check could not be judged; the text is the whole report."""
 
 
-class Progress:
-    """Tells on the terminal what is going on, past pytest's capturing."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        from harness.reports.progress import Pace
-
-        self.terminal = config.pluginmanager.getplugin("terminalreporter")
-        self.capture = config.pluginmanager.getplugin("capturemanager")
-        self.pace = Pace()
-
-    def says(self, message: str) -> None:
-        """One line of its own."""
-        self.pace.says(message)
-        self._write()
-
-    def announced(self, target: Target, requests: int) -> None:
-        """How much is to come."""
-        self.pace.announced(target, requests)
-
-    def batch(self, target: Target, done: int, total: int) -> None:
-        """How far a target is."""
-        self.pace.batch(target, done, total)
-        if done:
-            self._write()
-
-    def _write(self) -> None:
-        with self.capture.global_and_fixture_disabled() if self.capture else nullcontext():
-            self.terminal.ensure_newline()
-            self.terminal.write_line(self.pace.line())
-
-
 class State:
     """What the plugin knows in one pytest session."""
 
@@ -82,9 +52,10 @@ class State:
         self.config = config
         self.runner: Runner | None = None
         self.told: set[tuple[str, str]] = set()
-        self.shares: list[Mapping[str, Any]] = []
         self.notes: list[str] = []
-        self.results: Results | None = None  # where there are no workers, whose results are not merged
+        self.results: Results | None = None
+        self.workers: Path | None = None  # in which those of xdist leave what they found, each in a folder of its own
+        self.checks = 0  # that were selected, where workers judged them
 
     @cached_property
     def suite_files(self) -> frozenset[Path]:
@@ -101,7 +72,7 @@ class State:
         from harness.runner import Runner
 
         loud = self.config.get_verbosity() > 0 and self.config.pluginmanager.hasplugin("terminalreporter")
-        observer = Progress(self.config) if loud and not os.environ.get("CI") else None
+        observer = telling.Progress(self.config.pluginmanager) if loud and not os.environ.get("CI") else None
         repros = self.config.getoption("harness_repro")
         self.runner = Runner(
             checks,
@@ -119,20 +90,38 @@ class State:
 
     def finish(self, session: pytest.Session) -> None:
         """Free the model, put together what the end of the run tells, and write the report that was asked for."""
-        if self.runner is None:
-            return
-        self._keep_pins(session)
-        self.runner.close()
-        if not self.runner.judged:
-            return
-        results = self.runner.results(shlex.join(("pytest", *self.config.invocation_params.args)))
-        if hasattr(self.config, "workeroutput"):
-            self.config.workeroutput[SHARE] = telling.share(results) | {"notes": self.notes}
-            return
-        self.shares.append(telling.share(results))
-        self.results = results
-        if self.config.getoption("harness_report"):
-            self._save(results, session)
+        command = shlex.join(("pytest", *self.config.invocation_params.args))
+        if self.runner is not None:
+            self._keep_pins(session)
+            self.runner.close()
+            self.results = self.runner.results(command) if self.runner.judged else None
+        elif self.workers:
+            self.results = self._joined(self.workers, command)
+        if self.results and hasattr(self.config, "workerinput"):
+            given = self.config.workerinput
+            self._save(self.results, Path(given[SHARE], given["workerid"]), session)
+        elif self.results and (parent := self.config.getoption("harness_report")):
+            from harness.reports.html import render
+
+            here = self.config.invocation_params.dir
+            if folder := self._save(self.results, here / parent, session, {"report.html": render(self.results)}):
+                self.notes.append(f"harness: report {_relative(folder, here)}")
+        if self.runner is not None and hasattr(self.config, "workeroutput"):
+            self.config.workeroutput[SHARE] = {"checks": len(self.runner.checks), "notes": self.notes}
+
+    def _joined(self, workers: Path, command: str) -> Results | None:
+        from harness.errors import HarnessError
+        from harness.joining import joined
+        from harness.store import read
+
+        parts = []
+        for run in sorted(workers.glob("*/*/run.json"), key=lambda run: (len(run.parts[-3]), run.parts[-3])):
+            try:
+                parts.append(read(run.parent))
+            except HarnessError as error:
+                self.notes.append(f"harness: {error}")
+        shutil.rmtree(workers, ignore_errors=True)
+        return joined(parts, self.checks, command) if parts else None
 
     def _keep_pins(self, session: pytest.Session) -> None:
         """Each worker of xdist writes what it recorded: files are locked, and what others wrote in them is kept."""
@@ -146,19 +135,18 @@ class State:
             self.notes.append(f"harness: {error}")
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
-    def _save(self, results: Results, session: pytest.Session) -> None:
+    def _save(
+        self, results: Results, parent: Path, session: pytest.Session, files: Mapping[str, str] | None = None
+    ) -> Path | None:
         from harness.errors import HarnessError
-        from harness.reports.html import render
         from harness.store import save
 
-        here = self.config.invocation_params.dir
         try:
-            folder = save(results, here / self.config.getoption("harness_report"), {"report.html": render(results)})
+            return save(results, parent, files)
         except HarnessError as error:
             self.notes.append(f"harness: {error}")
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
-        else:
-            self.notes.append(f"harness: report {_relative(folder, here)}")
+            return None
 
 
 STATE = pytest.StashKey[State]()
@@ -174,7 +162,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--update-pins", nargs="?", const="all", metavar="new", help="record what is pinned; =new: only what is not yet"
     )
     group.addoption("--harness-repro", metavar="DIR", help="write a stand-alone script for each failure under DIR")
-    group.addoption("--harness-report", metavar="DIR", help="write the run as a new folder under DIR (not with -n)")
+    group.addoption("--harness-report", metavar="DIR", help="write the run as a new folder under DIR")
     parser.addini("harness_suites", "globs of suite files to collect, relative to the rootdir", type="args", default=[])
 
 
@@ -198,11 +186,6 @@ def pytest_cmdline_main(config: pytest.Config) -> Generator[None, Any, Any]:
         # A wrapper, because xdist's own hook comes before any `tryfirst` and turns "no" into "load".
         option.dist = "loadscope"
     return (yield)
-
-
-def pytest_report_header(config: pytest.Config) -> list[str]:
-    """Said before hours are spent, and again after them."""
-    return [NOT_MERGED] if config.getoption("harness_report") and config.pluginmanager.hasplugin("dsession") else []
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> SuiteFile | None:
@@ -234,25 +217,34 @@ def pytest_runtest_makereport(
     return report
 
 
+@pytest.hookimpl(trylast=True)  # when xdist has waited for its workers
 def pytest_sessionfinish(session: pytest.Session) -> None:
     _state(session.config).finish(session)
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """A worker of xdist is about to start, and is told where to leave what it finds."""
+    state = _state(node.config)
+    state.workers = state.workers or Path(tempfile.mkdtemp(prefix="harness-"))
+    node.workerinput[SHARE] = str(state.workers)
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_testnodedown(node: Any) -> None:
-    """A worker of xdist is done, and leaves its share of the summary."""
+    """A worker of xdist is done: what it says beside its results."""
     share = getattr(node, "workeroutput", {}).get(SHARE)
     if share:
-        _state(node.config).shares.append(share)
+        state = _state(node.config)
+        state.checks = max(state.checks, share["checks"])
+        state.notes += share["notes"]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     state = _state(config)
-    unmerged = pytest_report_header(config) if state.shares else []
-    notes = [note for share in state.shares for note in share.get("notes", ())]
-    for line in (*telling.summary(state.shares), *notes, *state.notes, *unmerged):
+    for line in (*(telling.summary(state.results) if state.results else ()), *state.notes):
         terminalreporter.write_line(line)
-    if state.results:
+    if state.results and any(os.environ.get(name) for name in IN_GITHUB):
         from harness.reports.pull_request import tell_github
 
         tell_github(state.results, sys.stdout)

@@ -1,16 +1,47 @@
-"""What the pytest plugin tells: failures with their reasons, properties of items, the summary at the end."""
+"""What the pytest plugin tells: progress, failures with their reasons, properties of items, the summary at the end."""
 
 from __future__ import annotations
 
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from harness.record import Record
+    from harness.record import Record, Target
     from harness.runner import Judged
     from harness.store import Results
+
+
+class Progress:
+    """Tells on the terminal what is going on, past pytest's capturing."""
+
+    def __init__(self, plugins: Any) -> None:
+        from harness.reports.progress import Pace
+
+        self.terminal = plugins.getplugin("terminalreporter")
+        self.capture = plugins.getplugin("capturemanager")
+        self.pace = Pace()
+
+    def says(self, message: str) -> None:
+        """One line of its own."""
+        self.pace.says(message)
+        self._write()
+
+    def announced(self, target: Target, requests: int) -> None:
+        """How much is to come."""
+        self.pace.announced(target, requests)
+
+    def batch(self, target: Target, done: int, total: int) -> None:
+        """How far a target is."""
+        self.pace.batch(target, done, total)
+        if done:
+            self._write()
+
+    def _write(self) -> None:
+        with self.capture.global_and_fixture_disabled() if self.capture else nullcontext():
+            self.terminal.ensure_newline()
+            self.terminal.write_line(self.pace.line())
 
 
 def told(judged: Judged) -> str:
@@ -42,27 +73,12 @@ def properties(judged: Judged) -> Iterable[tuple[str, object]]:
     yield "new_tokens", "" if record.new_tokens is None else record.new_tokens
 
 
-def share(results: Results) -> dict[str, Any]:
-    """What one process adds to the summary, as plain data."""
-    from harness.reports import one_line, warnings_counted
+def summary(results: Results) -> Iterator[str]:
+    from harness.reports import one_line, requests_line, warnings_counted
+    from harness.wording import counted
 
-    warnings = [[one_line(text), count] for text, count in warnings_counted(results)]
-    return {"counts": dict(results.counts), "targets": len(results.facts), "warnings": warnings}
-
-
-def summary(shares: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    if not shares:
-        return
-    # Every worker of xdist collects everything, and each generates for its own targets.
-    asked, distinct = (max(share["counts"][key] for share in shares) for key in ("asked", "distinct"))
-    generated = sum(share["counts"]["generated"] for share in shares)
-    targets = sum(share["targets"] for share in shares)
-    warnings: Counter[str] = Counter()
-    for share in shares:
-        warnings.update(dict(share["warnings"]))
-    counts = f"asked {asked:,}, distinct {distinct:,}, generated {generated:,}"
-    yield f"harness: requests {counts}; {targets:,} target{'' if targets == 1 else 's'}"
-    yield from (f"harness: warning {count:,} × {text}" for text, count in warnings.most_common())
+    yield f"harness: requests {requests_line(results)}; {counted(len(results.facts), 'target')}"
+    yield from (f"harness: warning {count:,} × {one_line(text)}" for text, count in warnings_counted(results))
 
 
 def visible(text: str) -> str:

@@ -53,6 +53,7 @@ ORDER = [
     "comparison.measured",
     "tables",
     "store",
+    "joining",
     "comparison.statistics",
     "comparison.positions",
     "pins",

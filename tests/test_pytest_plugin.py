@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import re
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from typing import Any
@@ -534,22 +535,44 @@ def test_the_model_is_freed_when_the_run_is_interrupted(project: Project, monkey
     assert closed == ["fake-none"]
 
 
-def test_option_n_keeps_each_target_on_one_worker(project: Project) -> None:
+def test_option_n_keeps_each_target_on_one_worker_and_gives_one_report(project: Project) -> None:
     pytest.importorskip("xdist")
+    from harness.store import read
+
     here = project(demo=DEMO, row=ROW)
     result = here.runpytest_subprocess("suites", "-n", "2", "-v", "--harness-report", "out", "--junitxml=junit.xml")
     result.assert_outcomes(passed=8, failed=4)
     assert "scheduling tests via LoadScopeScheduling" in result.outlines
+    by_worker = {tuple(re.findall(r"\[(gw\d)\].* (suites/\S+?::\S+?)::", line)) for line in result.outlines} - {()}
+    assert len(by_worker) == 3  # a target is with one of them only
     assert lines_with(result, "harness: requests") == [
-        # Three targets in all: were one loaded by both workers, it would be counted twice.
         "harness: requests asked 12, distinct 10, generated 10; 3 targets"
     ]
-    assert len(lines_with(result, "harness: --harness-report needs a run without -n")) == 2
-    assert not (here.path / "out").exists()
+    (folder,) = (here.path / "out").iterdir()
+    assert lines_with(result, "harness: report") == [f"harness: report out/{folder.name}"]
+    run = read(folder)
+    assert {record.check for record in run.records} == {*IDS, *(f"{ROW_ID}[p{place}]" for place in range(1, 7))}
+    assert sorted(run.outcomes.items()) == [("failed", 4), ("passed", 8)]
+    assert (run.complete, run.lacks) == (True, ())
+    assert run.command.endswith(" suites -n 2 -v --harness-report out --junitxml=junit.xml")
+    assert len(run.completions) == 10
     assert not [line for line in result.outlines if line.endswith(" requests")]
     assert f"FAILED {IDS[1]} - rambled on until the limit of 6 new tokens, without EOS" in result.outlines
     targets = {item.get("value") for item in ET.parse(here.path / "junit.xml").iter("property")}
     assert {"fake-none", "fake-nf4"} <= targets
+
+
+def test_workers_that_are_stopped_leave_what_they_have(project: Project) -> None:
+    pytest.importorskip("xdist")
+    from harness.store import read
+
+    here = project(row=ROW)
+    result = here.runpytest_subprocess("suites", "-n", "1", "-x", "--harness-report", "out")
+    result.assert_outcomes(passed=2, failed=1)
+    (folder,) = (here.path / "out").iterdir()
+    run = read(folder)
+    assert run.complete is False
+    assert [record.outcome for record in run.records][:3] == ["passed", "passed", "failed"]
 
 
 @pytest.mark.parametrize(
