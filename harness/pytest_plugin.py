@@ -8,11 +8,10 @@ from __future__ import annotations
 import os
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import cached_property
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from harness import pytest_telling as telling
+from harness.pytest_keeping import Keeper, gathered
 
 if TYPE_CHECKING:
     from harness.load import Loaded
@@ -51,6 +51,7 @@ class State:
     def __init__(self, config: pytest.Config) -> None:
         self.config = config
         self.runner: Runner | None = None
+        self.command = shlex.join(("pytest", *config.invocation_params.args))
         self.told: set[tuple[str, str]] = set()
         self.notes: list[str] = []
         self.results: Results | None = None
@@ -80,6 +81,33 @@ class State:
             pins=Book(mode_of(self.config.getoption("update_pins"))),
             repros=self.config.invocation_params.dir / repros if repros else None,
         )
+        if self.keeper:
+            self._begin(self.runner, self.keeper)
+
+    @cached_property
+    def keeper(self) -> Keeper | None:
+        """Makes a run folder; each worker of xdist one for the controller, which makes one of all."""
+        if given := getattr(self.config, "workerinput", None):
+            return Keeper(Path(given[SHARE], given["workerid"]), page=False)
+        parent = self.config.getoption("harness_report")
+        return Keeper(self.config.invocation_params.dir / parent, page=True) if parent else None
+
+    def _begin(self, runner: Runner, keeper: Keeper) -> None:
+        from harness.errors import HarnessError
+
+        try:
+            keeper.begin(runner.results(self.command))
+        except HarnessError as error:
+            runner.close()
+            raise pytest.UsageError(str(error)) from None
+
+    def judge(self, check: Check) -> Judged:
+        """What is judged is written down: a session may be killed."""
+        assert self.runner is not None, "pytest_collection_finish was not called"
+        judged = self.runner.judge(check)
+        if self.keeper:
+            self.keeper.add(judged)
+        return judged
 
     def once(self, target: str, text: str) -> str:
         """The text when a target says it first, then only a reminder."""
@@ -90,38 +118,17 @@ class State:
 
     def finish(self, session: pytest.Session) -> None:
         """Free the model, put together what the end of the run tells, and write the report that was asked for."""
-        command = shlex.join(("pytest", *self.config.invocation_params.args))
         if self.runner is not None:
             self._keep_pins(session)
             self.runner.close()
-            self.results = self.runner.results(command) if self.runner.judged else None
+            self.results = self.runner.results(self.command) if self.runner.judged else None
         elif self.workers:
-            self.results = self._joined(self.workers, command)
-        if self.results and hasattr(self.config, "workerinput"):
-            given = self.config.workerinput
-            self._save(self.results, Path(given[SHARE], given["workerid"]), session)
-        elif self.results and (parent := self.config.getoption("harness_report")):
-            from harness.reports.html import render
-
-            here = self.config.invocation_params.dir
-            if folder := self._save(self.results, here / parent, session, {"report.html": render(self.results)}):
-                self.notes.append(f"harness: report {_relative(folder, here)}")
+            self.results, unread = gathered(self.workers, self.checks, self.command)
+            self.notes += [f"harness: {line}" for line in unread]
+        if self.keeper:
+            self._keep(self.keeper, session)
         if self.runner is not None and hasattr(self.config, "workeroutput"):
             self.config.workeroutput[SHARE] = {"checks": len(self.runner.checks), "notes": self.notes}
-
-    def _joined(self, workers: Path, command: str) -> Results | None:
-        from harness.errors import HarnessError
-        from harness.joining import joined
-        from harness.store import read
-
-        parts = []
-        for run in sorted(workers.glob("*/*/run.json"), key=lambda run: (len(run.parts[-3]), run.parts[-3])):
-            try:
-                parts.append(read(run.parent))
-            except HarnessError as error:
-                self.notes.append(f"harness: {error}")
-        shutil.rmtree(workers, ignore_errors=True)
-        return joined(parts, self.checks, command) if parts else None
 
     def _keep_pins(self, session: pytest.Session) -> None:
         """Each worker of xdist writes what it recorded: files are locked, and what others wrote in them is kept."""
@@ -135,18 +142,17 @@ class State:
             self.notes.append(f"harness: {error}")
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
 
-    def _save(
-        self, results: Results, parent: Path, session: pytest.Session, files: Mapping[str, str] | None = None
-    ) -> Path | None:
+    def _keep(self, keeper: Keeper, session: pytest.Session) -> None:
         from harness.errors import HarnessError
-        from harness.store import save
 
         try:
-            return save(results, parent, files)
+            folder = keeper.save(self.results)
         except HarnessError as error:
             self.notes.append(f"harness: {error}")
             session.exitstatus = session.exitstatus or pytest.ExitCode.INTERNAL_ERROR
-            return None
+        else:
+            if folder and keeper.page:
+                self.notes.append(f"harness: report {_relative(folder, self.config.invocation_params.dir)}")
 
 
 STATE = pytest.StashKey[State]()
@@ -361,10 +367,8 @@ class CheckItem(pytest.Item):
     def _judge(self) -> Judged:
         from harness.errors import HarnessError
 
-        runner = _state(self.config).runner
-        assert runner is not None, "pytest_collection_finish was not called"
         try:
-            self.judged = runner.judge(self.check)
+            self.judged = _state(self.config).judge(self.check)
         except HarnessError as error:
             raise NotJudged(telling.visible(str(error))) from None
         self.user_properties.extend(telling.properties(self.judged))

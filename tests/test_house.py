@@ -71,6 +71,7 @@ ORDER = [
     "reports",
     "runs",
     "__init__",
+    "pytest_keeping",
     "pytest_telling",
     "pytest_plugin",
     "cli",

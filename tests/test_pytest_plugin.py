@@ -205,10 +205,11 @@ def test_collection_imports_nothing_heavy(project: Project) -> None:
     code = (
         "import sys, pytest\n"
         "assert pytest.main(['-q', '-c', 'none.ini', '--rootdir', 'suites', 'suites']) == 5\n"
-        "print([name for name in sys.modules if name.startswith('harness')])\n"
+        "print(sorted(name for name in sys.modules if name.startswith('harness')))\n"
     )
     (here.path / "none.ini").write_text("[pytest]\n")
-    assert "['harness', 'harness.pytest_telling', 'harness.pytest_plugin']" in here.runpython_c(code).outlines
+    light = ["harness", "harness.pytest_keeping", "harness.pytest_plugin", "harness.pytest_telling"]
+    assert str(light) in here.runpython_c(code).outlines
 
 
 # Mistakes in suites
@@ -513,13 +514,70 @@ def test_option_harness_report_writes_a_run_folder(project: Project) -> None:
 
 
 @pytest.mark.usefixtures("reporting")
-def test_a_report_that_cannot_be_written_is_told_and_fails_the_run(project: Project) -> None:
+def test_a_report_that_cannot_be_written_is_told_before_anything_is_generated(project: Project) -> None:
     here = project(demo=DEMO)
     (here.path / "out").write_text("a file")
+    result = here.runpytest_inprocess("suites", "-k", "knows", "--harness-report", "out")
+    result.assert_outcomes(deselected=4)
+    assert result.ret == pytest.ExitCode.USAGE_ERROR
+    assert any("cannot write" in line for line in (*result.outlines, *result.errlines))
+
+
+@pytest.mark.usefixtures("reporting")
+def test_where_its_report_cannot_be_written_in_the_end_the_journal_stays(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness import store
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    here = project(demo=DEMO)
+    monkeypatch.setattr(store, "_fill", full)
     result = here.runpytest_inprocess("suites", "-k", "knows", "--harness-report", "out")
     result.assert_outcomes(passed=2, deselected=4)
     assert result.ret == pytest.ExitCode.INTERNAL_ERROR
     assert lines_with(result, "harness: cannot write")
+    (folder,) = (here.path / "out").iterdir()
+    assert [record.check for record in store.read(folder).records] == [IDS[2], IDS[5]]
+
+
+CRASH = """\
+import os
+from pathlib import Path
+
+def pytest_runtest_setup(item):
+    if "p4" in item.nodeid and not Path("crashed").exists():
+        Path("crashed").touch()
+        os._exit(1)
+"""
+
+
+def test_a_session_that_is_killed_leaves_its_verdicts(project: Project) -> None:
+    from harness.store import read
+
+    here = project(row=ROW)
+    here.makeconftest(CRASH)
+    here.runpytest_subprocess("suites", "--harness-report", "out")
+    (folder,) = (here.path / "out").iterdir()
+    run = read(folder)
+    assert folder.name.startswith(".partial-")
+    assert [record.check for record in run.records] == [f"{ROW_ID}[p{place}]" for place in (1, 2, 3)]
+    assert run.complete is False
+
+
+def test_a_worker_that_crashes_leaves_its_verdicts(project: Project) -> None:
+    pytest.importorskip("xdist")
+    from harness.store import read
+
+    here = project(row=ROW)
+    here.makeconftest(CRASH)
+    result = here.runpytest_subprocess("suites", "-n", "1", "--harness-report", "out")
+    result.assert_outcomes(passed=4, failed=3)  # p3, p5, and p4 when it crashed
+    (folder,) = (here.path / "out").iterdir()
+    run = read(folder)
+    assert sorted(record.check for record in run.records) == [f"{ROW_ID}[p{place}]" for place in range(1, 7)]
+    assert run.complete is False  # of the first worker only verdicts are known
 
 
 def test_the_model_is_freed_when_the_run_is_interrupted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,17 +620,19 @@ def test_option_n_keeps_each_target_on_one_worker_and_gives_one_report(project: 
     assert {"fake-none", "fake-nf4"} <= targets
 
 
-def test_workers_that_are_stopped_leave_what_they_have(project: Project) -> None:
+def test_workers_that_are_stopped_leave_what_they_have(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xdist")
     from harness.store import read
 
     here = project(row=ROW)
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", str(here.path / "summary.md"))
     result = here.runpytest_subprocess("suites", "-n", "1", "-x", "--harness-report", "out")
     result.assert_outcomes(passed=2, failed=1)
     (folder,) = (here.path / "out").iterdir()
     run = read(folder)
     assert run.complete is False
     assert [record.outcome for record in run.records][:3] == ["passed", "passed", "failed"]
+    assert "incomplete" in (here.path / "summary.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(
