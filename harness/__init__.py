@@ -118,7 +118,8 @@ def compare(
         checks=checks,
         speed=speed,
     )
-    comparison.run()
+    for _ in comparison.run():
+        pass
     return Run(comparison.results("harness.compare()"))
 
 

@@ -265,7 +265,7 @@ def _lacks(answers: tables.Answers) -> tuple[str, ...]:
 
 
 class Journal:
-    """Verdicts as they come, in a folder that begins with a dot: what is left of a run that is killed."""
+    """What is known until now, in a folder that begins with a dot: all that is left of a run that is killed."""
 
     def __init__(self, begun: Results, parent: Path = Path("reports")) -> None:
         name = f".partial-{_free_name(begun, parent).name}"
@@ -281,6 +281,16 @@ class Journal:
         """Append them. A full disk is told when the run is stored: it is not to cost the rest of the run."""
         with suppress(OSError), (self.folder / VERDICTS).open("a", errors="backslashreplace", encoding="utf-8") as file:
             file.writelines(f"{tables.as_json(tables.result_row(record))}\n" for record in records)
+
+    def keep(self, results: Results) -> None:
+        """All of it in place of what is there."""
+        fresh = self.folder.with_name(f"{self.folder.name}-")
+        with suppress(OSError):
+            shutil.rmtree(fresh, ignore_errors=True)
+            fresh.mkdir()
+            _fill(fresh, replace(results, complete=False), self.folder.name, {})
+            shutil.rmtree(self.folder)
+            fresh.rename(self.folder)
 
     def close(self) -> None:
         """The run is stored, and this is needed no more."""

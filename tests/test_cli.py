@@ -424,3 +424,44 @@ def test_what_was_judged_before_a_run_was_killed_can_be_read(write: Write, monke
     run = harness.read(left)
     assert [record.test for record in run.results.records] == ["stops"]
     assert not run.results.complete
+
+
+def test_what_was_compared_before_it_was_killed_can_be_read(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    from harness.comparison.measuring import Measurer
+
+    target = Measurer.target
+
+    def killed(self: Measurer, one: Target) -> None:
+        if one.quantization == "nf4":
+            raise SystemExit(9)
+        target(self, one)
+
+    monkeypatch.setattr(Measurer, "target", killed)
+    suite = write(STOPS)
+    suite.write_text(suite.read_text().replace("prompts:", "quantization: [none, int8, nf4]\nprompts:", 1))
+    with contextlib.suppress(SystemExit):
+        main(["compare", "demo.yaml", "--no-speed"])
+    (left,) = Path("reports").glob(".partial-*")
+    run = harness.read(left)
+    assert [record.target for record in run.results.records] == ["fake-none", "fake-int8"]
+    assert list(run.compare().index) == ["fake-none", "fake-int8"]
+    assert not run.results.complete
+    assert run.results.lacks == ()
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_compared(
+    write: Write, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(STOPS)
+    Path("reports").write_text("in the way")
+    assert main(["compare", "demo.yaml"]) == 3
+    told = capsys.readouterr()
+    assert "cannot write reports/" in told.err
+    assert told.out == ""
+
+
+def test_nothing_but_the_run_is_left_of_a_comparison(write: Write) -> None:
+    write(STOPS)
+    main(["compare", "demo.yaml", "--no-speed"])
+    (folder,) = Path("reports").iterdir()
+    assert not folder.name.startswith(".")

@@ -91,6 +91,7 @@ def compare(  # noqa: PLR0913  an option of the command line each
         raise typer.Exit(_compare_runs(things, require or (), verbose=verbose))
     from harness.comparison.comparing import prepare
     from harness.reports.progress import watch
+    from harness.store import Journal
 
     with watch() as observer:
         comparison = prepare(
@@ -104,11 +105,13 @@ def compare(  # noqa: PLR0913  an option of the command line each
             checks=not no_checks,
             speed=False if no_speed else "side by side" if side_by_side else True,
         )
-        finished = _measure(comparison)
+        journal = None if no_report else Journal(comparison.results(_command(context)), out)
+        finished = _measure(comparison, journal, _command(context))
     results = comparison.results(_command(context))
     _tell(results, partial(show, results, console(), verbose=verbose))
-    if not no_report:
+    if journal:
         print(f"report: {_store(results, out) / 'report.html'}")
+        journal.close()
     raise typer.Exit(_ships(results, require or ()) if finished else INTERRUPTED)
 
 
@@ -140,10 +143,12 @@ def _compare_runs(things: Sequence[str], required: Sequence[str], *, verbose: bo
     return int(bool(difference.verdicts_that("regressed")))
 
 
-def _measure(comparison: Comparison) -> bool:
+def _measure(comparison: Comparison, journal: Journal | None, command: str) -> bool:
     """Whether everything was measured; False after Ctrl-C."""
     try:
-        comparison.run()
+        for _ in comparison.run():
+            if journal:
+                journal.keep(comparison.results(command))
     except KeyboardInterrupt:
         return False
     return True

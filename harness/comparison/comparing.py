@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -60,14 +60,15 @@ class Comparison:
         self._runner = Runner([check for check in checks if check.target in targets], observer)
         self._measurer = Measurer(loaded.suite, self._runner.answers, targets[0], limit, speed)
 
-    def run(self) -> None:
-        """Target by target; each is closed before the next is loaded."""
+    def run(self) -> Iterator[Target]:
+        """Each target when it is measured, and closed; then the next is loaded."""
         try:
             for target in self._targets:
                 for check in self._runner.checks:
                     if check.target == target:
                         self._runner.judge(check)
                 self._measurer.target(target)
+                yield target
         finally:
             self._runner.close()
             self._measurer.close()
