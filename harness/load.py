@@ -36,6 +36,7 @@ class Loaded:
     lines: Mapping[str, int]  # test name -> line of that test in its own file
     files: Mapping[str, str] = field(default_factory=dict)  # test name -> file, if that is another one
     path: str = ""  # where the suite's file is, whatever it is called in ids
+    reads: tuple[str, ...] = ()  # where the other files are of which it is made
 
 
 def load(path: Path | str) -> Loaded:
@@ -129,7 +130,18 @@ def _load(file: str) -> tuple[Loaded, Tree]:
     places = list(zip((test.name for test in suite.tests), marks, strict=True))
     lines = {name: mark.line + 1 for name, mark in places}
     others = {name: mark.name for name, mark in places if mark.name != file}
-    return Loaded(suite, file, lines, others, os.path.abspath(file)), tree
+    reads = tuple(os.path.abspath(one) for one in _other_files(suite, tree, others) if one != file)
+    return Loaded(suite, file, lines, others, os.path.abspath(file), reads), tree
+
+
+def _other_files(suite: Suite, tree: Tree, files: Mapping[str, str]) -> Iterator[str]:
+    """What it extends, the texts and metrics that it names; pins are made by it."""
+    yield from tree.sources
+    yield from (reading.file for reading in suite.compare.texts.values() if reading.file)
+    for test in suite.tests:
+        folder = os.path.dirname(files.get(test.name, next(iter(tree.sources))))
+        for expectation in test.expect.expectations().values():
+            yield from expectation.located(folder).files
 
 
 def _text_files(suite: Suite, tree: Tree) -> dict[str, Reading]:

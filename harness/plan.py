@@ -54,6 +54,7 @@ class Check:
     devices: tuple[str, ...] = ()  # it runs on these kinds of device only; () is any
     xfails: tuple[KnownFailure, ...] = ()  # known failures of this target and prompt
     suite_file: str = ""  # where the suite lies; pins are beside it
+    reads: tuple[str, ...] = ()  # where the other files lie of which the suite is made
 
     @property
     def name(self) -> str:
@@ -117,6 +118,7 @@ def _checks_of(loaded: Loaded, test: Test, target: Target) -> tuple[Check, ...]:
                 prompt=prompt,
                 over_set=label == OVER_SET,
                 suite_file=loaded.path or loaded.file,
+                reads=loaded.reads,
                 skip=skip,
                 devices=(test.only.device or ()) if test.only else (),
                 xfails=tuple(

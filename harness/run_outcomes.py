@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from harness.store import FORMAT, RESULTS, RUN, TOKENS, WORST_FIRST
+from harness.store import FORMAT, RESULTS, RUN, TOKENS, WORST_FIRST, suite_digest
 
 FILES = (RUN, RESULTS, TOKENS)
 LETTERS = b"efXxps"  # an outcome each, as in WORST_FIRST
@@ -118,7 +118,7 @@ def _parts(rows: Iterable[Mapping[str, Any]], meta: Mapping[str, Any]) -> list[L
 def _conditions(meta: Mapping[str, Any], suite: str, facts: Mapping[str, Any]) -> dict[str, str]:
     """All that should matter to the outcome, by name; what is not known is not in it."""
     environment = meta.get("environment") or {}
-    digests = [one.get("sha256", "") for one in meta.get("suites", ()) if one["name"] == suite]
+    digests = [suite_digest(one) for one in meta.get("suites", ()) if one["name"] == suite]
     told = {
         "suite": " ".join(sorted(digests)) if all(digests) else "",
         "weights": facts.get("weights_digest") or (SCRIPTED if facts.get("weights") == SCRIPTED else ""),

@@ -95,14 +95,16 @@ class Runner:
     def results(self, command: str = "") -> Results:
         """Everything that came of it, as it is stored and reported."""
         given = list(self.answers.given)
-        suites = dict.fromkeys((check.suite.suite, check.file) for check in self.checks)
+        suites = {check.suite_file: check for check in self.checks}.values()
         return Results(
             records=tuple(record for judged in self.judged for record in judged.records),
             completions=tuple((name, answer) for name, answer in given if isinstance(answer, Completion)),
             failures=tuple((name, answer) for name, answer in given if isinstance(answer, Failure)),
             facts=self.answers.facts,
             counts=self.answers.counts,
-            suites=tuple(provenance(name, file) for name, file in suites),
+            suites=tuple(
+                provenance(one.suite.suite, one.id.partition("::")[0], one.suite_file, one.reads) for one in suites
+            ),
             targets=self.answers.targets,
             started=self._started.isoformat(timespec="seconds"),
             seconds=time.monotonic() - self._began,
@@ -253,13 +255,23 @@ class Runner:
         return self.answers.of(Setting.of_check(check), requests)
 
 
-def provenance(name: str, file: str) -> dict[str, str]:
-    """Which suite it was, as it was read; one that has gone since has no digest."""
+def provenance(name: str, file: str, path: str, reads: Sequence[str]) -> dict[str, str]:
+    """Which suite it was, as it was read, and of which other files it is made."""
+    others = "".join(map(_digest, reads))
+    return {
+        "name": name,
+        "file": file,
+        "sha256": _digest(path),
+        **({"reads": hashlib.sha256(others.encode()).hexdigest()} if reads else {}),
+    }
+
+
+def _digest(path: str) -> str:
+    """Nothing of a file that has gone since."""
     try:
-        digest = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
     except OSError:
-        digest = ""
-    return {"name": name, "file": file, "sha256": digest}
+        return ""
 
 
 def _further(expectation: Expectation, answers: Sequence[Answer]) -> list[Request]:

@@ -97,6 +97,11 @@ def outcome_by_check(records: Iterable[Record]) -> dict[str, str]:
     return outcomes
 
 
+def suite_digest(suite: Mapping[str, str]) -> str:
+    """What the suite's file said, and the others of which it is made; "" where that is not known."""
+    return f"{suite['sha256']} {suite.get('reads', '')}".strip() if suite.get("sha256") else ""
+
+
 def save(results: Results, parent: Path = Path("reports"), files: Mapping[str, str] | None = None) -> Path:
     """Write a new run folder under `parent`, all of it or nothing; `files` are texts to put beside the data."""
     folder = _free_name(results, parent)

@@ -55,6 +55,21 @@ def test_an_edited_suite_is_named(two_runs: Path, capsys: pytest.CaptureFixture[
     assert out.splitlines()[-1].startswith("FAILING  1 of 1 test on 1 target fail now")
 
 
+def test_an_edited_file_that_the_suite_extends_is_named(two_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("base.yaml").write_text(SUITE.replace("suite: demo", "suite: base"))
+    Path("demo.yaml").write_text("suite: demo\nextends: base.yaml\n")
+    assert main(["run", "demo.yaml"]) == 0
+    Path("base.yaml").write_text(
+        SUITE.replace("suite: demo", "suite: base").replace("contains: Paris", "contains: Rome")
+    )
+    assert main(["run", "demo.yaml"]) == 1
+    capsys.readouterr()
+    assert main(["history", "reports"]) == 0
+    out = capsys.readouterr().out
+    assert "what differs between the two: suite edited" in out
+    assert "0 checks flaked" in out
+
+
 def test_the_page_is_written(two_runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["history", "--html", "page.html"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "page: page.html"

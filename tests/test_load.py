@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -297,6 +298,15 @@ def test_a_file_is_laid_over_the_one_it_extends(tmp_path: Path) -> None:
     ]
     assert loaded.lines == {"first": 8, "second": 9, "third": 8}
     assert loaded.files == {"first": str(base)}
+    assert [os.path.realpath(file) for file in loaded.reads] == [os.path.realpath(base)]
+
+
+def test_what_else_a_suite_is_made_of_is_known(tmp_path: Path) -> None:
+    (tmp_path / "some.txt").write_text("words")
+    text = SUITE + "  - {name: scored, prompts: [plain], expect: {metric: {name: ./mine.py, min: 1}}}\n"
+    loaded = load(written(tmp_path, text + "compare: {texts: {some: {file: some.txt}}}\n"))
+    assert loaded.reads == (str(tmp_path / "some.txt"), str(tmp_path / "mine.py"))
+    assert load(written(tmp_path, SUITE)).reads == ()
 
 
 def test_mistakes_point_into_the_extended_file(tmp_path: Path) -> None:

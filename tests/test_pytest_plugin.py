@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import re
 import xml.etree.ElementTree as ET
@@ -511,6 +512,20 @@ def test_option_harness_report_writes_a_run_folder(project: Project) -> None:
     assert run.command == "pytest suites --harness-report out"
     assert run.complete is True
     assert (folder / "report.html").is_file()
+
+
+@pytest.mark.usefixtures("reporting")
+def test_a_report_tells_which_suite_it_was_wherever_it_was_typed(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from harness.store import read
+
+    here = project(demo=DEMO)
+    monkeypatch.chdir(here.path / "suites")
+    here.runpytest_inprocess("demo.yaml", "-k", "knows", "--harness-report", "../out")
+    (folder,) = (here.path / "out").iterdir()
+    digest = hashlib.sha256(DEMO.encode()).hexdigest()
+    assert read(folder).suites == ({"name": "demo", "file": "suites/demo.yaml", "sha256": digest},)
 
 
 @pytest.mark.usefixtures("reporting")

@@ -75,10 +75,11 @@ class Comparison:
 
     def results(self, command: str = "") -> Results:
         """Everything that came of it, until now."""
-        suite = self._loaded.suite
+        suite, path = self._loaded.suite, self._loaded.path or self._loaded.file
         return replace(
             self._runner.results(command),
-            suites=(provenance(suite.suite, self._loaded.file),),  # also where none of its checks was judged
+            # also where none of its checks was judged
+            suites=(provenance(suite.suite, self._loaded.file, path, self._loaded.reads),),
             measured=self._measurer.measured,
             budget=suite.budget.model_dump(exclude_none=True) if suite.budget else None,
         )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.record import TargetFacts, Text, to_data
-from harness.store import Results
+from harness.store import Results, suite_digest
 from harness.tables import as_json
 
 MACHINE = "machine"
@@ -72,16 +72,14 @@ def suite_notes(before: Results, after: Results) -> tuple[str, ...]:
     notes = [f"suite '{name}' is only in the run before" for name in old if name not in new]
     notes += [f"suite '{name}' is only in the run after" for name in new if name not in old]
     edited = [name for name in old if old[name] and new.get(name) and old[name] != new[name]]
-    return (*notes, *(f"the file of suite '{name}' was changed between the runs" for name in edited))
+    return (*notes, *(f"suite '{name}', or a file that it names, was changed between the runs" for name in edited))
 
 
 def _digests(results: Results) -> dict[str, set[str]]:
     """Of the files of each suite; none where a file was gone when the run ended."""
     found: dict[str, set[str]] = {}
     for suite in results.suites:
-        digests = found.setdefault(suite["name"], set())
-        if suite.get("sha256"):
-            digests.add(suite["sha256"])
+        found.setdefault(suite["name"], set()).update(filter(None, [suite_digest(suite)]))
     return found
 
 

@@ -42,6 +42,10 @@ class Expectation(Protocol):
     def located(self, folder: str) -> Expectation:
         """With paths of files, which are relative to the suite's folder, made whole."""
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What else the verdict depends on, once it is located."""
+
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
         """The requests whose completions `judge` is to see, in that order.
 

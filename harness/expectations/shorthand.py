@@ -48,6 +48,11 @@ class Simple:
         """With paths of files, which are relative to the suite's folder, made whole."""
         return self
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        """What else the verdict depends on, once it is located."""
+        return ()
+
     def then(self, completions: Sequence[Completion]) -> Sequence[Request]:
         """What is to be generated further, now that this is known; () when `judge` has what it needs."""
         return ()

@@ -397,7 +397,7 @@ class TestProvenance:
         notes = compare_runs(run(), run(suites=(edited, more))).notes
         assert notes[:2] == (
             "suite 'more' is only in the run after",
-            "the file of suite 'basics' was changed between the runs",
+            "suite 'basics', or a file that it names, was changed between the runs",
         )
         assert "suite 'more' is only in the run before" in compare_runs(run(suites=(edited, more)), run()).notes
         gone = edited | {"sha256": ""}

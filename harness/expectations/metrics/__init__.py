@@ -187,6 +187,10 @@ class Metric(Written):
             return self
         return self.model_copy(update={"name": os.path.abspath(os.path.join(folder, self.name))})
 
+    @property
+    def files(self) -> tuple[str, ...]:
+        return (self.name,) if is_file(self.name) else ()
+
     def needs(self, request: Request, peers: Sequence[Request]) -> Sequence[Request]:
         return (request,)
 
