@@ -581,6 +581,7 @@ def test_a_session_that_is_killed_leaves_its_verdicts(project: Project) -> None:
     assert run.complete is False
 
 
+@pytest.mark.slow
 def test_a_worker_that_crashes_leaves_its_verdicts(project: Project) -> None:
     pytest.importorskip("xdist")
     from harness.store import read
@@ -635,6 +636,7 @@ def test_option_n_keeps_each_target_on_one_worker_and_gives_one_report(project: 
     assert {"fake-none", "fake-nf4"} <= targets
 
 
+@pytest.mark.slow
 def test_workers_that_are_stopped_leave_what_they_have(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("xdist")
     from harness.store import read

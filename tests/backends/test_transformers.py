@@ -428,6 +428,7 @@ def test_warnings_are_counted_and_come_back_for_every_request(
     assert "MatMul8bitLt" not in "".join(capsys.readouterr())
 
 
+@pytest.mark.slow
 def test_a_fresh_process_gives_the_same_tokens(tiny: Any, load: Any) -> None:
     from harness.backends import process
 
