@@ -111,7 +111,7 @@ def test_it_opens_on_what_failed(visit, run, run_file):
     assert page.input_value("#filter-outcome") == "failed"
     assert shown(page) == (counted(run, outcome="failed"), len(run.records))
     assert {re.sub(r"\W", "", cell) for cell in cells(page, "outcome")} == {"failed"}
-    assert set(cells(page, "text")) <= {record.text for record in run.records}  # they came after the rows
+    assert set(cells(page, "text")) <= {record.text[:200].strip() for record in run.records}  # they came after the rows
     places = page.evaluate(
         "['failures', 'matrix', 'results'].map(id => document.getElementById(id).getBoundingClientRect().top)"
     )
