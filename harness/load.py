@@ -130,16 +130,16 @@ def _load(file: str) -> tuple[Loaded, Tree]:
     places = list(zip((test.name for test in suite.tests), marks, strict=True))
     lines = {name: mark.line + 1 for name, mark in places}
     others = {name: mark.name for name, mark in places if mark.name != file}
-    reads = tuple(os.path.abspath(one) for one in _other_files(suite, tree, others) if one != file)
+    extended = [one for one in tree.sources if one != file]
+    reads = tuple(dict.fromkeys(map(os.path.abspath, (*extended, *_named_files(suite, file, others)))))
     return Loaded(suite, file, lines, others, os.path.abspath(file), reads), tree
 
 
-def _other_files(suite: Suite, tree: Tree, files: Mapping[str, str]) -> Iterator[str]:
-    """What it extends, the texts and metrics that it names; pins are made by it."""
-    yield from tree.sources
+def _named_files(suite: Suite, file: str, others: Mapping[str, str]) -> Iterator[str]:
+    """Its texts and metrics; not its pins, which are made by it."""
     yield from (reading.file for reading in suite.compare.texts.values() if reading.file)
     for test in suite.tests:
-        folder = os.path.dirname(files.get(test.name, next(iter(tree.sources))))
+        folder = os.path.dirname(others.get(test.name, file))
         for expectation in test.expect.expectations().values():
             yield from expectation.located(folder).files
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,9 +22,14 @@ class Keeper:
 
     def begin(self, results: Results) -> None:
         """From now on a session that is killed leaves its verdicts."""
+        from harness.errors import CannotRun
         from harness.store import Journal
 
-        self._journal = Journal(results, self.parent)
+        try:
+            self._journal = Journal(results, self.parent)
+        except CannotRun as error:
+            remedy = "Free some space, or give --harness-report another folder." if self.page else "Free some space."
+            raise CannotRun(error.message, remedy) from error
 
     def add(self, judged: Judged) -> None:
         """A verdict more."""
@@ -48,18 +54,24 @@ class Keeper:
 
 
 def gathered(workers: Path, checks: int, command: str) -> tuple[Results | None, list[str]]:
-    """The runs of all workers as one, and what cannot be read of them; of one that crashed there is its journal."""
+    """The runs of all workers as one, and what is not known of them; of one that crashed there is its journal."""
     from harness.errors import HarnessError
     from harness.joining import joined
     from harness.store import VERDICTS, read
 
-    runs, unread = [], []
+    runs: list[Results] = []
+    unknown: list[str] = []
     for folder in sorted(workers.glob("*/*"), key=lambda folder: (len(folder.parent.name), folder.parent.name)):
         if folder.name.startswith(".") and not (folder / VERDICTS).is_file():
             continue  # it crashed before it had judged anything
+        worker = f"worker {folder.parent.name}"
         try:
-            runs.append(read(folder))
+            run = read(folder)
         except HarnessError as error:
-            unread.append(str(error))
+            unknown.append(f"{worker}: {error}")
+        else:
+            lacks = tuple(f"{worker}: {lack}" for lack in run.lacks)
+            unknown += lacks
+            runs.append(replace(run, lacks=lacks))
     shutil.rmtree(workers, ignore_errors=True)
-    return joined(runs, checks, command) if runs else None, unread
+    return joined(runs, checks, command) if runs else None, unknown

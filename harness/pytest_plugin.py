@@ -123,8 +123,8 @@ class State:
             self.runner.close()
             self.results = self.runner.results(self.command) if self.runner.judged else None
         elif self.workers:
-            self.results, unread = gathered(self.workers, self.checks, self.command)
-            self.notes += [f"harness: {line}" for line in unread]
+            self.results, unknown = gathered(self.workers, self.checks, self.command)
+            self.notes += [f"harness: {line}" for line in unknown]
         if self.keeper:
             self._keep(self.keeper, session)
         if self.runner is not None and hasattr(self.config, "workeroutput"):

@@ -275,6 +275,7 @@ class Journal:
     def __init__(self, begun: Results, parent: Path = Path("reports")) -> None:
         name = f".partial-{_free_name(begun, parent).name}"
         self.folder = parent / name
+        self._fresh = parent / f"{name}-"  # takes its place, whole
         try:
             self.folder.mkdir(parents=True)
             _write_text(self.folder / RUN, tables.as_json(_meta(replace(begun, complete=False), name), indent=2))
@@ -289,17 +290,17 @@ class Journal:
 
     def keep(self, results: Results) -> None:
         """All of it in place of what is there."""
-        fresh = self.folder.with_name(f"{self.folder.name}-")
         with suppress(OSError):
-            shutil.rmtree(fresh, ignore_errors=True)
-            fresh.mkdir()
-            _fill(fresh, replace(results, complete=False), self.folder.name, {})
+            shutil.rmtree(self._fresh, ignore_errors=True)
+            self._fresh.mkdir()
+            _fill(self._fresh, replace(results, complete=False), self.folder.name, {})
             shutil.rmtree(self.folder)
-            fresh.rename(self.folder)
+            self._fresh.rename(self.folder)
 
     def close(self) -> None:
         """The run is stored, and this is needed no more."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        for folder in (self.folder, self._fresh):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _lines(path: Path) -> Iterator[Record]:

@@ -303,7 +303,8 @@ def test_a_file_is_laid_over_the_one_it_extends(tmp_path: Path) -> None:
 
 def test_what_else_a_suite_is_made_of_is_known(tmp_path: Path) -> None:
     (tmp_path / "some.txt").write_text("words")
-    text = SUITE + "  - {name: scored, prompts: [plain], expect: {metric: {name: ./mine.py, min: 1}}}\n"
+    scored = "  - {name: NAME, prompts: [plain], expect: {metric: {name: ./mine.py, min: 1}}}\n"
+    text = SUITE + scored.replace("NAME", "scored") + scored.replace("NAME", "scored-again")
     loaded = load(written(tmp_path, text + "compare: {texts: {some: {file: some.txt}}}\n"))
     assert loaded.reads == (str(tmp_path / "some.txt"), str(tmp_path / "mine.py"))
     assert load(written(tmp_path, SUITE)).reads == ()

@@ -535,7 +535,10 @@ def test_a_report_that_cannot_be_written_is_told_before_anything_is_generated(pr
     result = here.runpytest_inprocess("suites", "-k", "knows", "--harness-report", "out")
     result.assert_outcomes(deselected=4)
     assert result.ret == pytest.ExitCode.USAGE_ERROR
-    assert any("cannot write" in line for line in (*result.outlines, *result.errlines))
+    told = "\n".join((*result.outlines, *result.errlines))
+    assert "cannot write" in told
+    assert "give --harness-report another folder" in told
+    assert "--no-report" not in told
 
 
 @pytest.mark.usefixtures("reporting")
@@ -593,7 +596,10 @@ def test_a_worker_that_crashes_leaves_its_verdicts(project: Project) -> None:
     (folder,) = (here.path / "out").iterdir()
     run = read(folder)
     assert sorted(record.check for record in run.records) == [f"{ROW_ID}[p{place}]" for place in range(1, 7)]
-    assert run.complete is False  # of the first worker only verdicts are known
+    assert run.complete is False
+    why = "worker gw0: the run was killed: verdicts.jsonl holds the verdicts until then"
+    assert f"harness: {why}" in result.outlines
+    assert why in (folder / "report.html").read_text(encoding="utf-8")
 
 
 def test_the_model_is_freed_when_the_run_is_interrupted(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

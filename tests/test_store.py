@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from harness import store
 from harness.comparison.measured import Answered, Candidate, Measured, Passage, Replay, Timing
 from harness.errors import CannotRun, UsageError
 from harness.inputs import GREEDY, Generation, Message, Model, ScriptedCompletion
@@ -573,6 +574,28 @@ class TestJournal:
         folder = save(results(), tmp_path)
         journal.close()
         assert list(tmp_path.iterdir()) == [folder]
+
+    def test_what_is_kept_is_the_whole_run_so_far(self, tmp_path):
+        journal = Journal(self.begun(), tmp_path)
+        journal.keep(results(records=(record(),)))
+        journal.keep(results(records=(record(), record("basics.yaml::m::t[b]"))))
+        back = read(journal.folder)
+        assert len(back.records) == 2
+        assert (back.completions, back.complete, back.lacks) == (results().completions, False, ())
+        assert list(tmp_path.iterdir()) == [journal.folder]
+
+    def test_where_it_cannot_be_kept_what_was_there_stays_and_nothing_is_left_in_the_end(self, tmp_path, monkeypatch):
+        journal = Journal(self.begun(), tmp_path)
+        journal.keep(results(records=(record(),)))
+
+        def full(*_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(store, "_fill", full)
+        journal.keep(results())
+        assert read(journal.folder).records == (record(),)
+        journal.close()
+        assert list(tmp_path.iterdir()) == []
 
     def test_a_place_that_cannot_be_written_is_told_before_the_run(self, tmp_path):
         (tmp_path / "file").write_text("in the way")

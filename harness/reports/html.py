@@ -56,9 +56,8 @@ def render(results: Results, before: Results | None = None) -> str:
     views = token_views(results)
     outcomes = results.outcomes
     groups = _groups(results.records)
-    return template(
-        "report.html.j2"
-    ).render(
+    page = template("report.html.j2")
+    return page.render(
         style=Markup(style),
         script=Markup(script),
         policy=_policy(style, script),
