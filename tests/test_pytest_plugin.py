@@ -615,11 +615,15 @@ def test_the_model_is_freed_when_the_run_is_interrupted(project: Project, monkey
     assert closed == ["fake-none"]
 
 
-def test_option_n_keeps_each_target_on_one_worker_and_gives_one_report(project: Project) -> None:
+def test_option_n_keeps_each_target_on_one_worker_and_gives_one_report(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip("xdist")
     from harness.store import read
 
     here = project(demo=DEMO, row=ROW)
+    (here.path / "temporary").mkdir()
+    monkeypatch.setenv("TMPDIR", str(here.path / "temporary"))
     result = here.runpytest_subprocess("suites", "-n", "2", "-v", "--harness-report", "out", "--junitxml=junit.xml")
     result.assert_outcomes(passed=8, failed=4)
     assert "scheduling tests via LoadScopeScheduling" in result.outlines
@@ -628,6 +632,7 @@ def test_option_n_keeps_each_target_on_one_worker_and_gives_one_report(project: 
     assert lines_with(result, "harness: requests") == [
         "harness: requests asked 12, distinct 10, generated 10; 3 targets"
     ]
+    assert not list((here.path / "temporary").glob("harness-*"))  # in which workers left their runs
     (folder,) = (here.path / "out").iterdir()
     assert lines_with(result, "harness: report") == [f"harness: report out/{folder.name}"]
     run = read(folder)

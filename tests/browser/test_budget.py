@@ -21,6 +21,15 @@ def test_ten_thousand_rows_are_painted_in_half_a_second(browser, ten_thousand):
     assert least(opening_times(browser, ten_thousand)["ready"]) < 500
 
 
+def test_the_first_rows_stand_there_before_the_rest_is_read(visit, run_file):
+    early = """document.addEventListener("DOMContentLoaded", () => {
+        window.early = [...document.querySelectorAll("#rows tbody td.prompt")].map((cell) => cell.textContent);
+    })"""
+    page = visit(run_file, prepare=lambda page: page.add_init_script(early))
+    cells = "[...document.querySelectorAll('#rows tbody td.prompt')].map((cell) => cell.textContent)"
+    assert page.evaluate("window.early") == page.evaluate(cells) != []
+
+
 def test_ten_thousand_rows_are_filtered_and_sorted_in_a_tenth_of_a_second(browser, ten_thousand):
     with watched(browser) as (page, _):
         opened(page, ten_thousand)

@@ -400,6 +400,8 @@ class TestProvenance:
             "suite 'basics', or a file that it names, was changed between the runs",
         )
         assert "suite 'more' is only in the run before" in compare_runs(run(suites=(edited, more)), run()).notes
+        other_base = {"name": "basics", "file": "suites/basics.yaml", "sha256": "ab", "reads": "01"}
+        assert notes[1] in compare_runs(run(), run(suites=(other_base,))).notes
         gone = edited | {"sha256": ""}
         assert compare_runs(run(), run(suites=(gone,))).notes == (SPEED_NOTE,)
 
